@@ -1,0 +1,7 @@
+"""Methods made of methods: they pull a member's points and pass them on, so the driver still keeps the books."""
+
+from gatewise.combinators.multi_targeted import MultiTargeted
+from gatewise.combinators.restarts import Restarts
+from gatewise.combinators.warm_start import WarmStart
+
+__all__ = ["MultiTargeted", "Restarts", "WarmStart"]

@@ -1,0 +1,50 @@
+"""One targeted run for each of the likeliest wrong classes.
+
+Source: Gowal et al., "An alternative surrogate loss for PGD-based adversarial testing" (2019, arXiv:1910.09338).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from gatewise.methods.base import Method, Start, Steps, require_positive
+from gatewise.objectives.targeted import rivals, toward
+from gatewise.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTargeted(Method):
+    """The member once for each target class, from the given point, with the objective's targeted form; the budget
+    shared equally.
+
+    Works for the objectives that have a targeted form: `Margin`, `-CrossEntropy`, `DifferenceOfLogitsRatio`.
+    """
+
+    name: ClassVar[str] = "multi-targeted"
+
+    member: Method
+    classes: int = 9
+    """How many wrong classes to aim at, likeliest at the start first; no more than there are."""
+
+    def __post_init__(self):
+        require_positive(classes=self.classes)
+
+    @property
+    def backwards_per_step(self) -> int:
+        """The member's."""
+        return self.member.backwards_per_step
+
+    def iterate(self, problem: Problem, start: Start) -> Steps:
+        """One class after another; the values yielded are those of the objective as it was given."""
+        with torch.no_grad():
+            order = rivals(problem.objective, problem.network(start.points))[:, : self.classes]
+        share = None if start.budget is None else max(1, start.budget // order.shape[1])
+        for targets in order.unbind(1):
+            aimed = dataclasses.replace(problem, objective=toward(problem.objective, targets))
+            for iterate in self.member.iterate(aimed, dataclasses.replace(start, budget=share)):
+                value = None if iterate.output is None else problem.measure(iterate.x, iterate.output)
+                yield dataclasses.replace(iterate, value=value)

@@ -1,0 +1,41 @@
+"""Several runs of one method, each from a fresh point of the set."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from gatewise.methods.base import Method, Start, Steps, require_positive
+from gatewise.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts(Method):
+    """The member from the given point, then from random points of the set, the budget shared equally.
+
+    With `times=None` it goes on until it is stopped, by the clock for instance; each run then has the length that the
+    member takes without a budget.
+    """
+
+    name: ClassVar[str] = "restarts"
+
+    member: Method
+    times: int | None = 5
+    """Number of runs; None: no end."""
+
+    def __post_init__(self):
+        require_positive(times=self.times)
+
+    @property
+    def backwards_per_step(self) -> int:
+        """The member's."""
+        return self.member.backwards_per_step
+
+    def iterate(self, problem: Problem, start: Start) -> Steps:
+        """One run after another."""
+        times = self.times if self.times is not None or start.budget is None else 1
+        share = None if start.budget is None or times is None else max(1, start.budget // times)
+        for run in range(times) if times is not None else itertools.count():
+            points = start.points if run == 0 else problem.domain.sample(start.streams, start.points)
+            yield from self.member.iterate(problem, replace(start, points=points, budget=share))

@@ -1,0 +1,47 @@
+"""A cheap method first, a dear one from where it got to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from gatewise.errors import InvalidInput
+from gatewise.geometry import per_row
+from gatewise.methods.base import Method, Start, Steps
+from gatewise.problem import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart(Method):
+    """`first`, with its share of the budget, then `then` from each row's best point."""
+
+    name: ClassVar[str] = "warm-start"
+
+    first: Method
+    then: Method
+    share: float = 0.5
+    """Share of the budget that `first` gets."""
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise InvalidInput(f"share must lie between 0 and 1, got {self.share}.")
+
+    @property
+    def backwards_per_step(self) -> int:
+        """The dearer member's."""
+        return max(self.first.backwards_per_step, self.then.backwards_per_step)
+
+    def iterate(self, problem: Problem, start: Start) -> Steps:
+        """One after the other."""
+        spent = None if start.budget is None else max(1, round(self.share * start.budget))
+        best_x, best = start.points, None
+        for iterate in self.first.iterate(problem, replace(start, budget=spent)):
+            yield iterate
+            if iterate.value is not None:
+                better = iterate.value < (torch.inf if best is None else best)
+                best = iterate.value if best is None else torch.where(better, iterate.value, best)
+                best_x = torch.where(per_row(better, best_x), iterate.x, best_x)
+        left = None if start.budget is None or spent is None else max(1, start.budget - spent)
+        yield from self.then.iterate(problem, replace(start, points=best_x, budget=left))

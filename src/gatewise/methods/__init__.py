@@ -1,0 +1,24 @@
+"""The methods: a choice of gate rule plus a loop each."""
+
+from gatewise.methods.activation_descent import ActivationDescent
+from gatewise.methods.activation_descent_reference import ActivationDescentReference
+from gatewise.methods.adagrad import Adagrad
+from gatewise.methods.adam import Adam
+from gatewise.methods.auto_projected_gradient import AutoProjectedGradient
+from gatewise.methods.base import Method, Start
+from gatewise.methods.gradient_descent import GradientDescent
+from gatewise.methods.perturbed_gradient_descent import PerturbedGradientDescent
+from gatewise.methods.projected_gradient import ProjectedGradient
+
+__all__ = [
+    "ActivationDescent",
+    "ActivationDescentReference",
+    "Adagrad",
+    "Adam",
+    "AutoProjectedGradient",
+    "GradientDescent",
+    "Method",
+    "PerturbedGradientDescent",
+    "ProjectedGradient",
+    "Start",
+]

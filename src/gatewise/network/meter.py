@@ -1,0 +1,51 @@
+"""Counting passes where they happen, so that no method counts and none can forget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Passes through one network: rows sent forward, rows whose gradient came back, and which of those were zero.
+
+    `forwards` and `backwards` count rows, so that a batch of 8 is 8 passes; a gradient through two runs of the network
+    (surrogate and true) counts both. `moved` says for each row of the last batch whether any gradient since
+    `forget_gradients` was other than exactly zero; None where no gradient was taken.
+    """
+
+    def __init__(self):
+        self.forwards = 0
+        self.backwards = 0
+        self.moved: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Count a forward pass of the rows of `x`, and return `x` as a new tensor whose gradient will be counted."""
+        self.forwards += len(x)
+        return _Counted.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else x.clone()
+
+    def backward(self, gradient: Tensor) -> None:
+        """Count a backward pass of the rows of `gradient`."""
+        self.backwards += len(gradient)
+        moved = (gradient != 0).flatten(1).any(1)
+        self.moved = moved if self.moved is None or self.moved.shape != moved.shape else self.moved | moved
+
+    def forget_gradients(self) -> None:
+        """Begin a new step: no gradient seen yet."""
+        self.moved = None
+
+
+class _Counted(torch.autograd.Function):
+    """The identity, as a copy (the module may overwrite its input), that reports gradients to a meter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, meter: Meter) -> Tensor:
+        ctx.meter = meter
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.meter.backward(gradients[0])
+        return gradients[0], None

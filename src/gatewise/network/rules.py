@@ -1,0 +1,166 @@
+"""The gate rules: what to put in place of `max(z, 0)`. Data and one line of mathematics each.
+
+    Network      max(z, 0)                              the network itself
+    Fixed        nu * z                                 one linear region
+    Surrogate    sigmoid(steepness (eta - 1/2)) * z     ADR-GD's smooth gate, own input
+    Smoothed     E max(z + s n, 0), n ~ N(0, 1)         gate annealing
+    Softplus     t log(1 + exp(z / t))
+    Split        v                                      a free variable: ADMM, exact encodings
+
+A leaky gate with slope c on the negative side is `c z + (1 - c) * gate`. A rule's lists run over all gates in the
+order in which the network meets them; an entry None leaves that gate as it is.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gatewise.network.operations import Pool
+
+PerGate = Sequence[Tensor | None]
+
+
+def _is_zero(slope: float | Tensor) -> bool:
+    """Whether this is a plain ReLU, known without looking into a tensor."""
+    return not isinstance(slope, Tensor) and slope == 0
+
+
+def _leaky(gated: Tensor, z: Tensor, slope: float | Tensor) -> Tensor:
+    """`slope z + (1 - slope) gated`, without the arithmetic where the slope is 0."""
+    return gated if _is_zero(slope) else slope * z + (1 - slope) * gated
+
+
+@dataclass(frozen=True)
+class GateRule(abc.ABC):
+    """What each gate does. `switch` serves elementwise gates, `choice` serves max-pools; `index` counts all gates."""
+
+    @abc.abstractmethod
+    def switch(self, index: int, z: Tensor, slope: float | Tensor) -> Tensor:
+        """The output of elementwise gate `index` at pre-activation `z`; `slope` is its slope below zero."""
+
+    def choice(self, index: int, z: Tensor, pool: Pool) -> Tensor:
+        """The output of max-pool `index` at `z`: its maximum, unless a rule says otherwise."""
+        return pool.maximum(z)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """This rule with `change` applied to every tensor that it holds: to take rows, or to repeat them."""
+        changed = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple | list):
+                changed[field.name] = tuple(entry if entry is None else change(entry) for entry in value)
+            elif isinstance(value, GateRule):
+                changed[field.name] = value.each(change)
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class Network(GateRule):
+    """`max(z, 0)`: the network as its author wrote it."""
+
+    def switch(self, index, z, slope):
+        """`max(z, 0) + slope min(z, 0)`."""
+        if isinstance(slope, Tensor):
+            return torch.where(z > 0, z, slope * z)
+        return F.leaky_relu(z, slope) if slope else torch.relu(z)
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed(GateRule):
+    """`nu * z`: every gate held as `pattern` says, so that the run is affine in the input (one linear region).
+
+    `pattern` holds a bool tensor for each switch and the winners (int64) of each choice, as `Trace.pattern` gives them.
+    """
+
+    pattern: PerGate
+
+    def switch(self, index, z, slope):
+        """`z` where the pattern is on, `slope z` elsewhere."""
+        if (on := self.pattern[index]) is None:
+            return Network().switch(index, z, slope)
+        return torch.where(on, z, slope * z)
+
+    def choice(self, index, z, pool):
+        """The entry that the pattern names in each window."""
+        winners = self.pattern[index]
+        return pool.maximum(z) if winners is None else pool.take(z, winners)
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate(GateRule):
+    """`sigmoid(steepness (eta - 1/2)) * z` (Yu & Gao 2024, Definition 5.3); leaky: `(slope + (1 - slope) s) z`.
+
+    `eta` holds a tensor shaped as the pre-activation for each switch. Gates without eta (max-pools, and switches left
+    out by partial gating) follow `rest`: the network, or `Fixed` where the run has to stay affine in the input.
+    """
+
+    eta: PerGate
+    steepness: float = 2000.0
+    rest: GateRule = Network()
+
+    def switch(self, index, z, slope):
+        """`(slope + (1 - slope) sigmoid(steepness (eta - 1/2))) z`."""
+        if (eta := self.eta[index]) is None:
+            return self.rest.switch(index, z, slope)
+        gate = torch.sigmoid(self.steepness * (eta - 0.5))
+        return (gate if _is_zero(slope) else slope + (1 - slope) * gate) * z
+
+    def choice(self, index, z, pool):
+        """As `rest` says."""
+        return self.rest.choice(index, z, pool)
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothed(GateRule):
+    """The gate's expectation when its pre-activation moves by normal noise: `z Phi(z/s) + s phi(z/s)`.
+
+    `deviation` holds s > 0 for each switch, shaped to broadcast with the pre-activation: input noise of width r moves
+    neuron j by `r ||P_j||`. Where s is 0 the gate is itself. Max-pools keep their maximum.
+    """
+
+    deviation: PerGate
+
+    def switch(self, index, z, slope):
+        """`z Phi(z/s) + s phi(z/s)`."""
+        if (s := self.deviation[index]) is None:
+            return Network().switch(index, z, slope)
+        sharp = s <= 0
+        u = z / s.masked_fill(sharp, 1.0)
+        expected = z * torch.special.ndtr(u) + s * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
+        return _leaky(torch.where(sharp, torch.relu(z), expected), z, slope)
+
+
+@dataclass(frozen=True)
+class Softplus(GateRule):
+    """`t log(1 + exp(z / t))`: smooth, and above the gate by at most `t log 2`. Max-pools keep their maximum."""
+
+    temperature: float
+
+    def switch(self, index, z, slope):
+        """`t softplus(z / t)`."""
+        return _leaky(F.softplus(z, beta=1 / self.temperature), z, slope)
+
+
+@dataclass(frozen=True, eq=False)
+class Split(GateRule):
+    """Each gate's output replaced by a given tensor: the blocks between gates become separate affine maps."""
+
+    outputs: PerGate
+
+    def switch(self, index, z, slope):
+        """The given output."""
+        given = self.outputs[index]
+        return Network().switch(index, z, slope) if given is None else given
+
+    def choice(self, index, z, pool):
+        """The given output."""
+        given = self.outputs[index]
+        return pool.maximum(z) if given is None else given

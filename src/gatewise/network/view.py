@@ -1,0 +1,204 @@
+"""The lens: run the user's own module and choose what each gate does.
+
+The calls that the module makes are intercepted (`torch.overrides.TorchFunctionMode`): nothing is traced, copied or
+rewritten, so any Python forward works, functional gates and reused modules included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gatewise.errors import InvalidInput, TrainingModeWarning
+from gatewise.network.meter import Meter
+from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name
+from gatewise.network.rules import GateRule, Network
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate as the network met it: a switch with its slope below zero, or a choice (max-pool) with its windows."""
+
+    slope: float | Tensor = 0.0
+    pool: Pool | None = None
+
+    def pattern(self, z: Tensor) -> Tensor:
+        """What this gate does at pre-activation `z`: bool (on where `z > 0`), or the winners of a max-pool (int64)."""
+        return z > 0 if self.pool is None else self.pool.winners(z)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One run of a network.
+
+    `input` (batch, …); `output` (batch, …); `gates` and `preactivations`, one for each gate in the order met, each
+    pre-activation (batch, …). `smooth` names the known smooth functions met where a gradient was asked for, each with
+    the number of gates before it.
+    """
+
+    input: Tensor
+    output: Tensor
+    gates: tuple[Gate, ...]
+    preactivations: tuple[Tensor, ...]
+    smooth: tuple[tuple[str, int], ...] = ()
+
+    def pattern(self) -> tuple[Tensor, ...]:
+        """The activation pattern, by gate: bool for switches, winners (int64) for max-pools."""
+        return tuple(g.pattern(z.detach()) for g, z in zip(self.gates, self.preactivations, strict=True))
+
+    @property
+    def switches(self) -> tuple[int, ...]:
+        """Positions of the elementwise gates among all gates."""
+        return tuple(i for i, gate in enumerate(self.gates) if gate.pool is None)
+
+
+class NetworkView:
+    """A module seen through its gates.
+
+    Args:
+        module: any `nn.Module` mapping (batch, …) to (batch, …), each row by itself. It is never changed: while it
+            runs it is in evaluation mode with parameters that ask for no gradient, and afterwards it is as it was.
+        rows_per_run: where the module takes only one batch size (some exported programs), that size. Larger batches
+            are run in pieces and smaller ones filled up.
+    """
+
+    def __init__(self, module: nn.Module, *, rows_per_run: int | None = None):
+        if not isinstance(module, nn.Module):
+            raise InvalidInput(
+                f"gatewise.view needs a torch.nn.Module, got {type(module).__name__}; "
+                "wrap a function in a module whose forward calls it."
+            )
+        self.module = module
+        self.meter = Meter()
+        self._rows_per_run = rows_per_run if rows_per_run is not None else getattr(module, "rows_per_run", None)
+        self._borrowed = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The network's output at `x` (batch, …), gates untouched; counted as one forward pass a row."""
+        return self.plain(self.meter.forward(x))
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The same, uncounted: for checking what a run claims."""
+        with self.borrowed():
+            if self._rows_per_run is None:
+                return self.module(x)
+            return torch.cat([self.module(piece) for _, piece in self._pieces(x)])[: len(x)]
+
+    def trace(self, x: Tensor, rule: GateRule | None = None) -> Trace:
+        """Run the network at `x` (batch, …) with every gate replaced by `rule` (None: the network itself), and keep
+        what each gate was given. Counted as one forward pass a row.
+        """
+        rule = Network() if rule is None else rule
+        entered = self.meter.forward(x)
+        with self.borrowed():
+            if self._rows_per_run is None:
+                return self._intercepted(entered, rule)
+            pieces = [
+                self._intercepted(piece, rule.each(lambda held, rows=rows: held[rows]))
+                for rows, piece in self._pieces(entered)
+            ]
+        gates = zip(*(piece.preactivations for piece in pieces), strict=True)
+        return replace(
+            pieces[0],
+            input=x,
+            output=torch.cat([piece.output for piece in pieces])[: len(x)],
+            preactivations=tuple(torch.cat(parts)[: len(x)] for parts in gates),
+        )
+
+    def pattern(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The activation pattern at `x`, by gate: bool tensors for switches, winners (int64) for max-pools."""
+        with torch.no_grad():
+            return self.trace(x).pattern()
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Hold the module in evaluation mode with frozen parameters; give it back as it was, whatever happens."""
+        if self._borrowed:
+            yield
+            return
+        training = [(part, part.training) for part in self.module.modules()]
+        wanting = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        if self.module.training and not _is_exported(self.module):
+            warnings.warn(
+                "The module is in training mode: it runs in evaluation mode here and is put back afterwards; "
+                "call .eval() first to silence this.",
+                TrainingModeWarning,
+                stacklevel=3,
+            )
+        self._borrowed = True
+        try:
+            # The flags are set one by one: exported modules refuse .eval(), and users override it.
+            for part, _ in training:
+                part.training = False
+            for parameter in wanting:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for part, mode in training:
+                part.training = mode
+            for parameter in wanting:
+                parameter.requires_grad_(True)
+            self._borrowed = False
+
+    def _intercepted(self, x: Tensor, rule: GateRule) -> Trace:
+        with _Interception(rule) as met:
+            output = self.module(x)
+        return Trace(x, output, tuple(met.gates), tuple(met.preactivations), tuple(met.smooth))
+
+    def _pieces(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row numbers and rows of each piece; the last is filled up with copies of its last row."""
+        assert self._rows_per_run is not None
+        for first in range(0, len(x), self._rows_per_run):
+            rows = torch.arange(first, first + self._rows_per_run, device=x.device).clamp_max(len(x) - 1)
+            yield rows, x[rows]
+
+
+def view(module: nn.Module) -> NetworkView:
+    """See `module` through its gates: the first step of every use of gatewise."""
+    return NetworkView(module)
+
+
+class _Interception(TorchFunctionMode):
+    """While active, hands every gate call to a rule and keeps its pre-activation."""
+
+    def __init__(self, rule: GateRule):
+        super().__init__()
+        self.rule = rule
+        self.gates: list[Gate] = []
+        self.preactivations: list[Tensor] = []
+        self.smooth: list[tuple[str, int]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        options = kwargs or {}
+        name, overwrites = operation_name(func)
+        if not is_gate_call(name, args):
+            if name in SMOOTH and any(isinstance(entry, Tensor) and entry.requires_grad for entry in args):
+                self.smooth.append((name, len(self.gates)))
+            return func(*args, **options)
+        if not (overwrites or is_inplace(name, args, options)):
+            return GATES[name](self, *args, **options)
+        # The caller may go on with the overwritten tensor and ignore the return value, so both are the same tensor.
+        return args[0].copy_(GATES[name](self, args[0].clone(), *args[1:], **options))
+
+    def switch(self, z: Tensor, slope: float | Tensor = 0.0) -> Tensor:
+        self._meet(Gate(slope=slope), z)
+        return self.rule.switch(len(self.gates) - 1, z, slope)
+
+    def choice(self, z: Tensor, pool: Pool) -> Tensor:
+        self._meet(Gate(pool=pool), z)
+        return self.rule.choice(len(self.gates) - 1, z, pool)
+
+    def _meet(self, gate: Gate, z: Tensor) -> None:
+        self.gates.append(gate)
+        self.preactivations.append(z)
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Exported programs keep no mode: they count as in evaluation mode whatever their flag says."""
+    return isinstance(module, torch.fx.GraphModule) and "eval" in module.__dict__

@@ -1,0 +1,20 @@
+"""A linear functional of the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gatewise.objectives.base import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Objective):
+    """`<weights, y>`; `weights` has the shape of one output, or (batch, …) for one functional a row."""
+
+    weights: Tensor
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """(batch,)."""
+        return (self.weights * y).flatten(1).sum(1)

@@ -1,0 +1,77 @@
+"""The question: four fields, and never a fifth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatewise.domains.base import Domain
+from gatewise.errors import InvalidInput
+from gatewise.network.view import NetworkView
+from gatewise.objectives.base import ObjectiveFunction
+
+
+@dataclass(frozen=True, eq=False)
+class Iterate:
+    """A point that a method visited, detached: `x` (batch, …), the objective's `value` there (batch,), the true
+    network's `output` (batch, …). A method that did not run the true network there leaves `value` and `output` None:
+    the driver runs it.
+    """
+
+    x: Tensor
+    value: Tensor | None = None
+    output: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Iterate):
+    """An iterate whose gradient is still to be had: asking for it is what costs a backward pass."""
+
+    gradient: Callable[[], Tensor] = lambda: torch.empty(0)
+    """The objective's gradient in x, (batch, …)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Minimise `objective` over inputs of `network` in `domain`; with a `goal`, among points where the goal is at
+    most 0 as soon as one is known.
+
+    Objectives are called as `(x, y) -> (batch,)`. A fixed-radius attack has a margin as goal and a loss as objective;
+    a nearest point has a distance as objective and the margin as goal.
+    """
+
+    network: NetworkView
+    domain: Domain
+    objective: ObjectiveFunction
+    goal: ObjectiveFunction | None = None
+
+    def at(self, x: Tensor) -> Evaluation:
+        """Run the network at `x` (batch, …): one forward pass a row; one backward pass when the gradient is asked
+        for.
+        """
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = self.network(leaf)
+            value = self.measure(leaf, output)
+        return Evaluation(leaf.detach(), value.detach(), output.detach(), lambda: input_gradient(value, leaf))
+
+    def measure(self, x: Tensor, output: Tensor) -> Tensor:
+        """The objective's values, checked to be one number a row."""
+        value = self.objective(x, output)
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InvalidInput(
+                f"The objective returned {shape} for {len(x)} rows; it must return one value a row, shape ({len(x)},)."
+            )
+        return value
+
+
+def input_gradient(value: Tensor, x: Tensor) -> Tensor:
+    """The gradient of `value` (batch,) in `x` (batch, …), zero where it does not depend on it. Frees the graph."""
+    if not value.requires_grad:
+        return torch.zeros_like(x)
+    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient

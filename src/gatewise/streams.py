@@ -1,0 +1,42 @@
+"""One random stream a row, so that a row draws the same numbers alone, in a batch, or on another worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RowStreams:
+    """Random draws for the rows of a batch.
+
+    Row i draws from a generator of its own, seeded by `(seed, rows[i])`, where `rows[i]` is the row's name in the
+    whole data set (by default its position). The draws are made on the CPU and moved, so that every device sees the
+    same numbers.
+    """
+
+    def __init__(self, seed: int, rows: Sequence[int]):
+        states = [np.random.SeedSequence([seed, int(row)]).generate_state(1, np.uint64)[0] for row in rows]
+        self._generators = [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def normal(self, like: Tensor, only: Tensor | None = None) -> Tensor:
+        """Standard normal draws shaped as `like` (batch, …), in its dtype and on its device; where `only` (batch,)
+        bool is False a row gets zeros and its stream does not move.
+        """
+        return self._draw(torch.randn, like, only)
+
+    def uniform(self, like: Tensor, only: Tensor | None = None) -> Tensor:
+        """Uniform draws from [0, 1), otherwise as `normal`."""
+        return self._draw(torch.rand, like, only)
+
+    def _draw(self, draw, like: Tensor, only: Tensor | None = None) -> Tensor:
+        out = torch.zeros(like.shape, dtype=like.dtype)
+        drawn = range(len(out)) if only is None else only.nonzero().flatten().tolist()
+        for row in drawn:
+            draw(out.shape[1:], generator=self._generators[row], dtype=like.dtype, out=out[row])
+        return out.to(like.device)
