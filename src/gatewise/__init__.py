@@ -5,6 +5,7 @@ search for the input that makes an objective small.
 """
 
 from gatewise import combinators, domains, methods, network, objectives
+from gatewise.attack import attack
 from gatewise.domains import Box, Intersection, L1Ball, L2Ball, LinfBall, Polyhedron, Simplex
 from gatewise.errors import (
     GatewiseError,
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingModeWarning",
     "UnsupportedNetwork",
     "UnsupportedProblem",
+    "attack",
     "combinators",
     "domains",
     "goal_met",

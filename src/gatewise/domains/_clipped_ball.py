@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gatewise.domains._level import level
 from gatewise.domains._rounding import inside_radius, toward
-from gatewise.geometry import per_row, row_norm
+from gatewise.geometry import row_norm
 
 NO_BOUND = torch.tensor(torch.inf)
 
@@ -33,18 +33,19 @@ def nearest(
     outside = row_norm(far.double() - center.double(), norm) > radius
     if not outside.any():
         return far
+    rows = slice(None) if outside.all() else outside
     center = center.to(x.dtype).expand_as(x)
     anchor = center.clamp(lower, upper)
-    radius = inside_radius(radius, x[0].numel()).expand(len(x))[outside]
-    points, target, start, origin = (t[outside].flatten(1).double() for t in (x, far, anchor, center))
+    radius = inside_radius(radius, x[0].numel()).expand(len(x))[rows]
+    point, target, start, origin = (tensor[rows].flatten(1).double() for tensor in (x, far, anchor, center))
     reach = target - origin
     least = (start - origin).abs()
     radius = radius.maximum(row_norm(least, norm))
     most = reach.abs().minimum(radius[:, None]).maximum(least)
-    lengths = NEAREST[norm]((points - origin).abs(), least, most, radius)
+    lengths = NEAREST[norm]((point - origin).abs(), least, most, radius)
     found = toward(origin, _shorten(lengths, least, radius, norm).copysign(reach), x.dtype)
     result = far.clone()
-    result[outside] = found.reshape(-1, *x.shape[1:])
+    result[rows] = found.reshape(-1, *x.shape[1:])
     # Where the box keeps an entry away from the centre, rounding toward the centre may have left the box.
     return result.clamp(lower, upper)
 
@@ -85,7 +86,7 @@ def _nearest_l1(distance: Tensor, least: Tensor, most: Tensor, radius: Tensor) -
     # Distances are taken from the largest, so that a far point does not cost the lengths their last digits.
     largest = distance.amax(1)
     below = distance - largest[:, None]
-    rise = level(below, 1.0, least, most, radius, torch.zeros_like(largest), largest)
+    rise = level(below, below.new_ones(()), least, most, radius, torch.zeros_like(largest), largest)
     return (below + rise[:, None]).clamp(least, most)
 
 
@@ -109,8 +110,12 @@ def _longest_l1(slope: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> T
 
 def _shorten(lengths: Tensor, least: Tensor, radius: Tensor, norm: int) -> Tensor:
     """`lengths` drawn back toward `least` until their norm is at most `radius`, where rounding left it above."""
-    total, floor = row_norm(lengths, norm), row_norm(least, norm)
-    share = ((radius - floor) / (total - floor)).where(total > radius, 1)
+    total = row_norm(lengths, norm)
+    above = total > radius
+    if not above.any():
+        return lengths
+    floor = row_norm(least, norm)
+    share = ((radius - floor) / (total - floor)).where(above, 1)
     return least + share[:, None] * (lengths - least)
 
 

@@ -9,9 +9,7 @@ PLAIN_STEPS = 30
 MOST_STEPS = 300
 
 
-def level(
-    base: Tensor, slope: Tensor | float, least: Tensor, most: Tensor, total: Tensor, low: Tensor, high: Tensor
-) -> Tensor:
+def level(base: Tensor, slope: Tensor, least: Tensor, most: Tensor, total: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The t in each row with `sum_i clip(base_i + t * slope_i, least_i, most_i) = total`, to float64 accuracy.
 
     The sum is piecewise linear and rises with t, so Newton's method ends after finitely many steps once it stays on
@@ -19,8 +17,8 @@ def level(
     2016, "Fast projection onto the simplex and the l1 ball"). A bracket guards the other cases.
 
     Args:
-        base: (rows, n) float64.
-        slope: (rows, n) or a number, at least 0.
+        base: (rows, n), or a number for all, float64.
+        slope: (rows, n), or a number for all, at least 0.
         least: (rows, n), where the clipping begins.
         most: (rows, n), where it ends; at least `least`.
         total: (rows,), the sum that is wanted.
@@ -30,13 +28,14 @@ def level(
     Returns:
         t, (rows,) float64; NaN data give an arbitrary t.
     """
-    tolerance = 4 * torch.finfo(base.dtype).eps * total.abs()
+    tolerance = 4 * torch.finfo(total.dtype).eps * total.abs()
     t = low
     settled = torch.zeros_like(total, dtype=torch.bool)
     for step in range(MOST_STEPS):
-        value = base + t[:, None] * slope
-        excess = value.clamp(least, most).sum(1) - total
-        rate = (((value >= least) & (value < most)) * slope).sum(1)
+        value = torch.addcmul(base, t[:, None], slope)
+        clipped = value.clamp(least, most)
+        excess = clipped.sum(1) - total
+        rate = ((value == clipped) * slope).sum(1)
         newton = t - excess / rate
         low, high = torch.where(excess <= 0, t, low), torch.where(excess <= 0, high, t)
         trusted = (newton > low) & (newton < high) & (step < PLAIN_STEPS or step % 2 == 0)

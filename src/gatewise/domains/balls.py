@@ -99,7 +99,15 @@ class L2Ball(Ball):
     def project(self, x: Tensor) -> Tensor:
         """The nearest point, each entry rounded toward the centre."""
         check_center(x, self.center, self._radius)
-        return clipped_ball.nearest(x, self.center, self._radius, 2)
+        center = self.center.double().expand_as(x)
+        offset = x.double() - center
+        distance = row_norm(offset)
+        outside = distance > self._radius
+        if not outside.any():
+            return x.clone()
+        share = inside_radius(self._radius, x[0].numel()) / distance
+        found = toward(center, offset * per_row(share, x), x.dtype)
+        return found if outside.all() else torch.where(per_row(outside, x), found, x)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient divided by its 2-norm."""

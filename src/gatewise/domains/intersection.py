@@ -9,9 +9,10 @@ from torch import Tensor
 
 from gatewise.domains.balls import L1Ball, L2Ball
 from gatewise.domains.base import Domain
+from gatewise.domains.box import Box
 from gatewise.domains.cut_ball import CutBall
 from gatewise.domains.intervals import Intervals
-from gatewise.domains.overlap import overlap
+from gatewise.domains.overlap import Overlap
 from gatewise.geometry import HalfSpaces
 from gatewise.streams import RowStreams
 
@@ -57,7 +58,9 @@ def _whole(member: Domain) -> Domain:
 
 def _join(first: Domain, second: Domain) -> Domain:
     if isinstance(first, Intervals) and isinstance(second, Intervals):
-        return overlap(first, second)
+        pair = Overlap(first, second)
+        both_boxes = isinstance(first, Box) and isinstance(second, Box)
+        return Box(*pair.nonempty_edges(torch.float64)) if both_boxes else pair
     for ball, box in ((first, second), (second, first)):
         if isinstance(ball, L1Ball | L2Ball) and isinstance(box, Intervals):
             return CutBall(ball, box)

@@ -35,15 +35,24 @@ class Intervals(Domain):
         key = (like.dtype, like.device)
         if key not in self._cache:
             check_points(like)
-            lower, upper = (edge.to(like.device) for edge in self._edges(like.dtype))
-            if (lower > upper).any():
-                raise InvalidInput(
-                    f"No {like.dtype} number lies between the lower and the upper bound of some entry, so the set is "
-                    "empty; move the bounds apart (or the ball's center into the box), or use float64 points."
-                )
-            self._cache[key] = lower, upper
+            lower, upper = self.nonempty_edges(like.dtype)
+            self._cache[key] = lower.to(like.device), upper.to(like.device)
         lower, upper = self._cache[key]
         check_points(like, lower.shape, upper.shape)
+        return lower, upper
+
+    def nonempty_edges(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The smallest and largest numbers of `dtype` in the set, on the set's own device.
+
+        Raises:
+            InvalidInput: the set is empty in that dtype.
+        """
+        lower, upper = self._edges(dtype)
+        if (lower > upper).any():
+            raise InvalidInput(
+                f"No {dtype} number lies between the lower and the upper bound of some entry, so the set is empty; "
+                "move the bounds apart (or the ball's center into the box), or use float64 points."
+            )
         return lower, upper
 
     def project(self, x: Tensor) -> Tensor:

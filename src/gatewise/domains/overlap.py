@@ -7,18 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gatewise.domains._points import check_points
 from gatewise.domains.box import Box
 from gatewise.domains.intervals import Intervals
 from gatewise.errors import InvalidInput
-
-
-def overlap(first: Intervals, second: Intervals) -> Intervals:
-    """The set that holds the points of both: two boxes give a box, else an `Overlap`."""
-    probe = _probe(first, second)
-    pair = Overlap(first, second)
-    lower, upper = pair.bounds(probe)
-    return Box(lower, upper) if isinstance(first, Box) and isinstance(second, Box) else pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +20,18 @@ class Overlap(Intervals):
     second: Intervals
     _cache: dict = field(init=False, repr=False, default_factory=dict)
 
+    def __post_init__(self):
+        self.nonempty_edges(torch.float64)
+
     def _edges(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         (lower, upper), (other_lower, other_upper) = self.first._edges(dtype), self.second._edges(dtype)
-        return lower.maximum(other_lower), upper.minimum(other_upper)
+        try:
+            return lower.maximum(other_lower), upper.minimum(other_upper)
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"The sets have data of shapes {tuple(lower.shape)} and {tuple(other_lower.shape)}, which do not go "
+                "together; build both from data of the points' own shape."
+            ) from error
 
     def violation(self, x: Tensor) -> Tensor:
         """The larger of the two violations, (batch,) float64."""

@@ -47,3 +47,6 @@ class ProjectedGradient(Method):
             decay = cosine_decay(step, steps) if self.schedule == "cosine" else 1.0
             x = domain.project(x - decay * size * domain.steepest(here.gradient()))
         yield problem.at(x)
+
+
+ProjectedGradient.presets = {"fgsm": {"steps": 1, "schedule": "constant"}}

@@ -127,7 +127,8 @@ def _max_pool(axes: int, with_indices: bool = False):
 def _adaptive_max_pool(axes: int):
     function = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[axes - 1]
 
-    def pool(run: GateRunner, z, output_size, return_indices=False):
+    # `F.adaptive_max_pool2d` always says whether it returns indices; the forms that do not say return a pair.
+    def pool(run: GateRunner, z, output_size, return_indices=True):
         windows = Pool(function, {"output_size": output_size}, axes)
         out = run.choice(z, windows)
         return (out, windows.winners(z)) if return_indices else out
@@ -150,11 +151,12 @@ GATES: dict[str, Callable[..., Any]] = {
     "threshold": _threshold,
     "_threshold": _threshold,
     "abs": _abs,
-    "maximum": _maximum,
-    "minimum": _minimum,
+    **dict.fromkeys(("maximum", "max", "fmax"), _maximum),
+    **dict.fromkeys(("minimum", "min", "fmin"), _minimum),
     **{f"max_pool{axes}d": _max_pool(axes) for axes in (1, 2, 3)},
     **{f"max_pool{axes}d_with_indices": _max_pool(axes, with_indices=True) for axes in (1, 2, 3)},
     **{f"adaptive_max_pool{axes}d": _adaptive_max_pool(axes) for axes in (1, 2, 3)},
+    **{f"adaptive_max_pool{axes}d_with_indices": _adaptive_max_pool(axes) for axes in (1, 2, 3)},
 }
 
 # Functions that no choice of gates makes affine. Only named for a better sentence: the superposition check finds the
@@ -174,9 +176,23 @@ def operation_name(function: Callable[..., Any]) -> tuple[str, bool]:
     return name, False
 
 
-def is_gate_call(name: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether this call can be a gate: a listed name on a floating-point tensor."""
-    return name in GATES and bool(arguments) and isinstance(arguments[0], Tensor) and arguments[0].is_floating_point()
+def is_gate_call(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    """Whether this call can be a gate: a listed name on a floating-point tensor (`max` and `min`: on two)."""
+    if name not in GATES or not arguments or not isinstance(arguments[0], Tensor):
+        return False
+    if name in ("max", "min") and not isinstance(options.get("other", arguments[1:2] and arguments[1]), Tensor):
+        return False
+    return arguments[0].is_floating_point()
+
+
+def tensor_first(
+    name: str, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A gate call's arguments with its tensor in the first place, where it was named (`torch.relu(input=z)`)."""
+    for keyword in ("input", "self"):
+        if name in GATES and not arguments and keyword in options:
+            return (options[keyword],), {key: value for key, value in options.items() if key != keyword}
+    return arguments, options
 
 
 def is_inplace(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from gatewise.errors import InvalidInput, TrainingModeWarning
 from gatewise.network.meter import Meter
-from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name
+from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name, tensor_first
 from gatewise.network.rules import GateRule, Network
 
 
@@ -175,9 +175,9 @@ class _Interception(TorchFunctionMode):
         self.smooth: list[tuple[str, int]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        options = kwargs or {}
         name, overwrites = operation_name(func)
-        if not is_gate_call(name, args):
+        args, options = tensor_first(name, args, kwargs or {})
+        if not is_gate_call(name, args, options):
             if name in SMOOTH and any(isinstance(entry, Tensor) and entry.requires_grad for entry in args):
                 self.smooth.append((name, len(self.gates)))
             return func(*args, **options)

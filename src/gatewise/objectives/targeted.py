@@ -40,7 +40,7 @@ def rivals(objective: ObjectiveFunction, y: Tensor) -> Tensor:
     match objective:
         case Margin(labels) | Negative(CrossEntropy(labels)) | DifferenceOfLogitsRatio(labels):
             order = require_logits(y, labels).scatter(1, labels[:, None], -torch.inf)
-            return order.argsort(1, descending=True, stable=True)[:, :-1]
+            return order.argsort(dim=1, descending=True, stable=True)[:, :-1]
         case _:
             raise _no_targeted_form(objective)
 

@@ -17,12 +17,12 @@ from gatewise.readers.paths import require_file
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """A state dict from a file: tensors on the CPU, dtypes as stored, by name.
 
-    `.pt` and `.pth` are read with `torch.load(weights_only=True)`, so that no code in the file runs; `.safetensors` holds
-    nothing but tensors anyway.
+    `.pt` and `.pth` are read with `torch.load(weights_only=True)`, so that no code in the file runs; `.safetensors`
+    holds nothing but tensors anyway.
 
     Raises:
-        InvalidInput: a missing or broken file, another extension, Python objects besides tensors, or anything but one flat
-            dictionary from names to tensors.
+        InvalidInput: a missing or broken file, another extension, Python objects besides tensors, or anything but one
+            flat dictionary from names to tensors.
     """
     path = require_file(path, "weights file")
     match path.suffix.lower():
@@ -50,8 +50,8 @@ def _torch(path: Path) -> Any:
             return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as problem:
         raise InvalidInput(
-            f"The weights file {path} holds Python objects besides tensors, which could run code and are not read; save "
-            "the state dict alone, with torch.save(module.state_dict(), file)."
+            f"The weights file {path} holds Python objects besides tensors, which could run code and are not read; "
+            "save the state dict alone, with torch.save(module.state_dict(), file)."
         ) from problem
     except Exception as problem:  # torch.load raises whatever its parsers raise: RuntimeError, EOFError, KeyError, …
         if "TorchScript" in str(problem):
@@ -75,8 +75,8 @@ def _flat(content: Any, path: Path) -> dict[str, Tensor]:
     nested = [key for key in others if isinstance(content[key], dict)]
     if nested:
         raise InvalidInput(
-            f"The weights file {path} is not a flat state dict: it holds a dictionary at {nested[0]!r}; save that one alone, "
-            f"with torch.save(checkpoint[{nested[0]!r}], file)."
+            f"The weights file {path} is not a flat state dict: it holds a dictionary at {nested[0]!r}; "
+            f"save that one alone, with torch.save(checkpoint[{nested[0]!r}], file)."
         )
     if others or not content:
         found = f"a {type(content[others[0]]).__name__} at {others[0]!r}" if others else "nothing"

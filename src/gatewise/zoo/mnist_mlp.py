@@ -1,5 +1,6 @@
 """Fully connected networks for MNIST, of any depth and width."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class MnistMlp(nn.Sequential):
 
     def __init__(self, sizes: Sequence[int]):
         layers: list[nn.Module] = []
-        for width_in, width in zip(sizes, sizes[1:], strict=False):
+        for width_in, width in itertools.pairwise(sizes):
             layers += [nn.Linear(width_in, width), nn.ReLU()]
         super().__init__(*layers[:-1])
 

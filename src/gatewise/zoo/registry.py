@@ -66,7 +66,7 @@ def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """
     if name not in _ARCHITECTURES:
         nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
-        raise InvalidInput(f"The zoo has no {name!r}; did you mean {nearest!r}? It has {', '.join(NAMES)}.")
+        raise InvalidInput(f"The zoo has no {name!r}; did you mean {nearest!r} (it has {', '.join(NAMES)})?")
     if weights is not None and not isinstance(weights, Mapping):
         raise InvalidInput(
             f"The weights of zoo:{name} must be a state dict (names to tensors), got {type(weights).__name__}."
@@ -85,7 +85,8 @@ def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
 def _draw(module: nn.Module) -> None:
     # PyTorch's own draw shrinks the signal at every layer, so that a deep network without weights would be a constant.
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            outputs_first = not isinstance(layer, nn.ConvTranspose2d)
-            fan_in = layer.weight[0].numel() if outputs_first else layer.weight.numel() // layer.weight.shape[1]
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.weight[0].numel()))
+        elif isinstance(layer, nn.ConvTranspose2d):
+            fan_in = layer.weight[:, 0].numel() / math.prod(layer.stride)  # an output sees each stride-th tap
             nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))

@@ -15,6 +15,7 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        nn.init.constant_(self.bn2.weight, 0.25)  # without weights: keeps the sums of random branches in scale
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class _Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
+        nn.init.constant_(self.bn3.weight, 0.25)  # without weights: keeps the sums of random branches in scale
         self.downsample = None
         if stride != 1 or channels_in != channels:
             self.downsample = nn.Sequential(

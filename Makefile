@@ -1,0 +1,43 @@
+# Everything a fresh machine needs is set up by the first target that wants it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Real data and models, where they lie beside the checkout; tests that need them skip elsewhere.
+ifneq ($(wildcard ../shared/data),)
+export GATEWISE_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: setup demo test test-all test-gpu lint clean
+
+setup: $(STAMP)
+
+# torch first and pinned: any later requirement then finds the CPU build and leaves it alone.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt | sed 's/+cpu//')"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,test]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python examples/digits.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+# One torch thread a worker: two workers fill two cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not gpu'
+
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m gpu
+
+clean:
+	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis .import_linter_cache

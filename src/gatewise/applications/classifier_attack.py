@@ -1,0 +1,308 @@
+"""Attack a classifier on a set of images: adversarial images, an honest table at equal budget, and a picture.
+
+`attack` is the library's form (module, images, labels in; a `Result` out), `run` the command's (a `Config` in; files
+and a summary out).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gatewise.attack import DEFAULT_BUDGET, Loss, Norm, attack, attack_objective, ball_in_box, check_images
+from gatewise.catalogue import method_named
+from gatewise.combinators import Restarts
+from gatewise.errors import InvalidInput
+from gatewise.methods.base import Method
+from gatewise.network import NetworkView
+from gatewise.objectives import Margin, Objective
+from gatewise.readers import Images, read_images, read_model
+from gatewise.report.attack_table import attack_table
+from gatewise.report.gallery import Column, draw_gallery
+from gatewise.result import Result
+from gatewise.zoo.normalise import Normalise
+
+DEFAULT_METHODS = ("pgd", "apgd", "adr-gd")
+_SHOWN = 8  # rows of the gallery
+
+
+def _says(help: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help} | more)
+
+
+def _radius(text: str) -> float:
+    return float(Fraction(text)) if "/" in text else float(text)
+
+
+def _bounds(text: str) -> tuple[float, float] | None:
+    if text == "none":
+        return None
+    low, high = (float(entry) for entry in text.split(","))
+    return low, high
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(entry) for entry in text.split(","))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What `gatewise attack` is asked; the command line has one flag a field."""
+
+    model: str = field(metadata={"help": "ONNX file, .pt2 file, zoo:NAME, or module:callable"})
+    data: str = field(metadata={"help": "digits, mnist:test, cifar10:test, gtsrb:test, an .npz, or a folder of images"})
+    radius: float = field(metadata={"help": "radius of the ball; 8/255 is understood", "parse": _radius})
+    weights: str | None = _says("state dict for the model: .pt or .safetensors")
+    indices: str | None = _says("FILE.csv[:CLASS]: rows by position (first column), of that class column")
+    norm: Norm = _says("norm of the ball", "linf", choices=("linf", "l2", "l1"))
+    method: tuple[str, ...] = _says(
+        "NAME[:key=value,…]; repeatable, all at the same budget (default: pgd, apgd, adr-gd)",
+        DEFAULT_METHODS,
+        repeat=True,
+    )
+    loss: Loss = _says(
+        "what the attack raises: margin, cross-entropy or DLR", "margin", choices=("margin", "ce", "dlr")
+    )
+    target: int | None = _says("aim every image at this class", parse=int)
+    targeted: Literal["next"] | None = _says("aim each image at class (label + 1) mod K", choices=("next",))
+    restarts: int = _says("runs from random starts; they share the budget", 1, parse=int)
+    budget: int | None = _says("backward passes a row (default 100; unlimited with --seconds)", parse=int)
+    seconds: float | None = _says("time for each method, from model loaded to points final", parse=float)
+    full_budget: bool = _says("do not stop at the first success: spend the budget on raising the loss", False)
+    count: int | None = _says("use the first COUNT rows", parse=int)
+    seed: int = _says("seed of every random draw", 0, parse=int)
+    bounds: tuple[float, float] | None = _says("LO,HI of a pixel, or none", (0.0, 1.0), parse=_bounds)
+    mean: tuple[float, ...] | None = _says("subtracted from each channel inside the model", parse=_numbers)
+    std: tuple[float, ...] | None = _says("divides each channel inside the model", parse=_numbers)
+    batch: int = _says("rows solved together", 100, parse=int)
+    device: str = _says("auto, cpu, cuda, …", "auto")
+    out: str = _says("folder for summary.json, points.safetensors and gallery.png", "out")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Attack as the command does, write the folder, print the table, and return the summary.
+
+    Rows that are wrong from the start (or already of their target class) are not attacked: their point is the clean
+    image. Nothing is written unless everything succeeds.
+
+    Raises:
+        GatewiseError: whatever is wrong, as one sentence.
+    """
+    methods = _methods(config)
+    network = _network(config)
+    data = read_images(config.data, count=config.count, indices=config.indices)
+    images, labels = data.images.to(_device(config)), data.labels.to(_device(config))
+    check_images(images, labels, config.bounds)
+    clean = _logits(network, images, config.batch)
+    targets = _targets(config, labels, clean)
+    correct = Margin(labels)(images, clean) > 0
+    attacked = correct if targets is None else correct & (targets != labels)
+    domain = ball_in_box(images, config.norm, config.radius, config.bounds)
+
+    summary: dict[str, Any] = {"rows": len(labels), "clean_accuracy": correct.double().mean().item(), "methods": {}}
+    found: dict[str, _Found] = {}
+    with _progress() as bar:
+        for name, method in methods.items():
+            task = bar.add_task(name, total=int(attacked.sum()))
+            points, results = images.clone(), []
+            for rows, seconds in _chunks(attacked, config):
+                result = attack(
+                    network,
+                    images[rows],
+                    labels[rows],
+                    radius=config.radius,
+                    norm=config.norm,
+                    method=method,
+                    loss=config.loss,
+                    targets=None if targets is None else targets[rows],
+                    bounds=config.bounds,
+                    budget=_budget(config),
+                    seconds=seconds,
+                    full_budget=config.full_budget,
+                    seed=config.seed,
+                    rows=data.index[rows.cpu()].tolist(),
+                    progress=False,
+                )
+                points[rows] = result.x
+                results.append(result)
+                bar.advance(task, len(rows))
+            after = _logits(network, points, config.batch)
+            summary["methods"][name] = _summary(results) | {
+                "max_violation": domain.violation(points).max().item(),
+                "robust_accuracy": (correct & (Margin(labels)(points, after) > 0)).double().mean().item(),
+            }
+            found[name] = _Found(points, after)
+    shown = (attacked if bool(attacked.any()) else correct.new_ones(len(labels))).nonzero().flatten()[:_SHOWN]
+    objective = attack_objective(config.loss, labels[shown], None if targets is None else targets[shown])
+    columns = [
+        _column(name, entry, shown, objective) for name, entry in ({"clean": _Found(images, clean)} | found).items()
+    ]
+    _write(config, summary, data, found, columns)
+    Console().print(attack_table(summary))
+    return summary
+
+
+def _methods(config: Config) -> dict[str, Method]:
+    if config.restarts < 1:
+        raise InvalidInput(f"--restarts must be at least 1, got {config.restarts}.")
+    if len(set(config.method)) < len(config.method):
+        raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+    named = {name: method_named(name) for name in config.method}
+    if config.restarts > 1:
+        return {name: Restarts(member=method, times=config.restarts) for name, method in named.items()}
+    if _budget(config) is None:
+        # With time alone to spend, one run is not the end.
+        return {name: Restarts(member=method, times=None) for name, method in named.items()}
+    return named
+
+
+def _budget(config: Config) -> int | None:
+    return DEFAULT_BUDGET if config.budget is None and config.seconds is None else config.budget
+
+
+def _device(config: Config) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=config.device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInput(f"The device {config.device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def _network(config: Config) -> NetworkView:
+    module = read_model(config.model, config.weights)
+    rows_per_run = getattr(module, "rows_per_run", None)
+    if config.mean is not None or config.std is not None:
+        mean, std = config.mean or (0.0,), config.std or (1.0,)
+        if min(std) <= 0:
+            raise InvalidInput("Every entry of --std must be positive.")
+        training = module.training
+        module = nn.Sequential(Normalise(mean, std), module)
+        module.training = training
+    return NetworkView(module.to(_device(config)), rows_per_run=rows_per_run)
+
+
+def _logits(network: NetworkView, images: Tensor, batch: int) -> Tensor:
+    """The plain module's logits, uncounted; what PyTorch says of images that do not fit becomes a sentence."""
+    try:
+        with torch.no_grad():
+            logits = torch.cat([network.plain(piece) for piece in images.split(batch)])
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: {str(error).splitlines()[0]}"
+        ) from error
+    if logits.shape[0] != len(images) or logits.ndim != 2:
+        raise InvalidInput(
+            f"The model returned {tuple(logits.shape)} for {len(images)} images; it must return logits, a row each."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise InvalidInput("The model returns NaN or infinite logits on the clean images; check its weights.")
+    return logits
+
+
+def _targets(config: Config, labels: Tensor, logits: Tensor) -> Tensor | None:
+    classes = logits.shape[1]
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise InvalidInput(
+            f"Label {int(labels.max())} does not exist in a model of {classes} classes; check --data and --model."
+        )
+    if config.target is not None and config.targeted is not None:
+        raise InvalidInput("--target and --targeted exclude each other; give one.")
+    if config.targeted == "next":
+        return (labels + 1) % classes
+    if config.target is None:
+        return None
+    if not 0 <= config.target < classes:
+        raise InvalidInput(f"--target must lie between 0 and {classes - 1}, got {config.target}.")
+    return torch.full_like(labels, config.target)
+
+
+def _chunks(attacked: Tensor, config: Config) -> Iterator[tuple[Tensor, float | None]]:
+    """The attacked rows, some at a time, each chunk with its share of the time that is left."""
+    if config.batch < 1:
+        raise InvalidInput(f"--batch must be at least 1, got {config.batch}.")
+    if config.seconds is not None and not config.seconds > 0:
+        raise InvalidInput(f"--seconds must be positive, got {config.seconds}.")
+    deadline = None if config.seconds is None else time.perf_counter() + config.seconds
+    left = attacked.nonzero().flatten()
+    while len(left):
+        rows = left[: config.batch]
+        limit = None if deadline is None else max(1e-3, (deadline - time.perf_counter()) * len(rows) / len(left))
+        left = left[config.batch :]
+        yield rows, limit
+
+
+def _summary(results: list[Result]) -> dict[str, float | None]:
+    """Over the attacked rows; None where there were none."""
+    rows = sum(len(result.x) for result in results)
+
+    def mean(total: float) -> float | None:
+        return total / rows if rows else None
+
+    return {
+        "success": mean(sum(float(result.goal_met.sum()) for result in results)),
+        "mean_value": mean(-sum(result.value.double().sum().item() for result in results)),
+        "forwards_per_row": mean(sum(result.forwards_per_row * len(result.x) for result in results)),
+        "backwards_per_row": mean(sum(result.backwards_per_row * len(result.x) for result in results)),
+        "seconds": sum(result.seconds for result in results),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A method's points (rows, …) and the plain network's logits there (rows, classes); also of the clean images."""
+
+    points: Tensor
+    logits: Tensor
+
+
+def _write(
+    config: Config, summary: dict[str, Any], data: Images, found: dict[str, _Found], gallery: list[Column]
+) -> None:
+    """All files or none: they are made in a folder beside and moved into place."""
+    folder = Path(config.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            scratch = Path(made)
+            (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            tensors = {"index": data.index, "labels": data.labels, "clean": data.images}
+            save_file(
+                tensors | {name: entry.points.cpu() for name, entry in found.items()}, scratch / "points.safetensors"
+            )
+            draw_gallery(scratch / "gallery.png", *gallery)
+            for path in sorted(scratch.iterdir()):
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise InvalidInput(f"Nothing can be written to {config.out}: {error.strerror or error}.") from error
+
+
+def _column(title: str, found: _Found, shown: Tensor, objective: Objective) -> Column:
+    """What the gallery shows of a method: image, predicted class and loss."""
+    images, logits = found.points[shown], found.logits[shown]
+    losses = -objective(images, logits)
+    captions = [
+        f"{label}  loss {loss:.3g}" for label, loss in zip(logits.argmax(1).tolist(), losses.tolist(), strict=True)
+    ]
+    return Column(title, images.cpu(), captions)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

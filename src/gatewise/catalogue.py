@@ -1,0 +1,102 @@
+"""From a name to a method: what the command line understands."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from fractions import Fraction
+from typing import Any, Literal
+
+from gatewise import combinators, methods
+from gatewise.errors import InvalidInput
+from gatewise.methods.base import Method
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind
+    for room in (methods, combinators)
+    for kind in vars(room).values()
+    if isinstance(kind, type) and issubclass(kind, Method) and kind is not Method
+}
+"""Every method and combinator by its command-line name."""
+
+ALIASES = {"fgsm": "pgd:preset=fgsm"}
+"""Names that the field uses for a setting of another method."""
+
+
+def method_named(text: str) -> Method:
+    """The method that `NAME[:key=value,…]` describes, such as `pgd`, `adr-gd:preset=mnist,slope=200`,
+    `restarts:member=apgd`.
+
+    Raises:
+        InvalidInput: an unknown name (the nearest one is suggested), an unknown setting, or a value of the wrong kind.
+    """
+    name, _, settings = text.partition(":")
+    if name in ALIASES:
+        return method_named(ALIASES[name] + ("," + settings if settings else ""))
+    if name not in METHODS:
+        raise InvalidInput(f"There is no method {name!r}{_nearest(name, [*METHODS, *ALIASES])}")
+    kind = METHODS[name]
+    # A comma may stand inside a value (gates=0,2): only one before the next key separates.
+    entries = [entry.partition("=") for entry in re.split(r",(?=\s*\w+\s*=)", settings)] if settings else []
+    given = {key.strip().replace("-", "_"): value.strip() for key, _, value in entries}
+    preset = given.pop("preset", None)
+    values = {key: _value(kind, key, value) for key, value in given.items()}
+    try:
+        return kind(**values) if preset is None else kind.preset(preset, **values)
+    except TypeError:
+        missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]
+        raise InvalidInput(f"{name} needs {', '.join(missing)}; say {name}:{missing[0]}=….") from None
+
+
+def summary(kind: type[Method]) -> str:
+    """A method in one line, from its docstring."""
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    return f"; did you mean {found[0]!r}?" if found else f"; there are {', '.join(names)}."
+
+
+def _value(kind: type[Method], key: str, text: str) -> object:
+    hints = typing.get_type_hints(kind)
+    keys = [field.name for field in dataclasses.fields(kind)]
+    if key not in keys:
+        raise InvalidInput(f"{kind.name} has no setting {key!r}{_nearest(key, keys)}")
+    try:
+        return _convert(hints[key], text)
+    except ValueError:
+        raise InvalidInput(f"{kind.name}: {key}={text!r} is not {_in_words(hints[key])}.") from None
+
+
+def _convert(wanted: Any, text: str) -> object:
+    if typing.get_origin(wanted) in (types.UnionType, typing.Union):
+        if text.lower() == "none":
+            return None
+        (wanted,) = (option for option in typing.get_args(wanted) if option is not types.NoneType)
+    if typing.get_origin(wanted) is Literal:
+        if text not in typing.get_args(wanted):
+            raise ValueError
+        return text
+    if wanted is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    if wanted is float:
+        return float(Fraction(text)) if "/" in text else float(text)
+    if wanted is Method:
+        return method_named(text)
+    return wanted(text)
+
+
+def _in_words(wanted: Any) -> str:
+    options = [option for option in typing.get_args(wanted) if option is not types.NoneType] or [wanted]
+    names = {bool: "true or false", int: "a whole number", float: "a number"}
+    return " or ".join(option if isinstance(option, str) else names.get(option, option.__name__) for option in options)

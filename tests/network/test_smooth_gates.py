@@ -1,0 +1,80 @@
+"""Smoothed, softplus and split gates."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gatewise.network import Smoothed, Softplus, Split, view
+
+from .networks import Lambda, matrices, mlp, pooled
+
+RELU, LEAKY = Lambda(F.relu), Lambda(lambda x: F.leaky_relu(x, 0.2))
+
+
+@pytest.mark.parametrize("gate", [RELU, LEAKY], ids=["relu", "leaky"])
+def test_a_smoothed_gate_is_the_expectation_under_normal_noise(gate):
+    draws = 400_000
+    deviation = torch.linspace(0.2, 2, 9, dtype=torch.float64)[None]
+    z = deviation * torch.linspace(-2.5, 2.5, 9, dtype=torch.float64)
+    samples = gate(z + deviation * torch.randn(draws, 9, dtype=torch.float64))
+    smoothed = view(gate).trace(z, Smoothed([deviation])).output
+    error = (samples.mean(0) - smoothed[0]).abs() / (samples.std(0) / math.sqrt(draws))
+    assert error.max() < 5, "more than five standard errors from the Monte-Carlo mean"
+
+
+def test_a_smoothed_gate_without_noise_is_the_gate_with_a_finite_gradient():
+    z = torch.tensor([[-1.0, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
+    deviation = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    out = view(RELU).trace(z, Smoothed([deviation])).output
+    assert out[0, :2].tolist() == [0, 0.5]
+    (gradient,) = torch.autograd.grad(out.sum(), z)
+    assert gradient[0, :2].tolist() == [0, 1]
+    assert 0 < gradient[0, 2] < 1
+
+
+def test_smoothing_raises_a_convex_gate_and_fades_with_the_noise():
+    z = torch.linspace(-3, 3, 50, dtype=torch.float64)[None]
+    wide, narrow = (view(RELU).trace(z, Smoothed([torch.full_like(z, s)])).output for s in (1.0, 1e-3))
+    assert (wide >= z.relu()).all()
+    torch.testing.assert_close(narrow, z.relu(), rtol=0, atol=1e-3)
+
+
+def test_a_smoothed_network_keeps_its_max_pools():
+    network, x = pooled(), torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    zeros = [torch.zeros(1, dtype=torch.float64), None, torch.zeros(1, dtype=torch.float64)]
+    torch.testing.assert_close(view(network).trace(x, Smoothed(zeros)).output, network(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.5, 3.0])
+def test_softplus_is_its_formula_and_above_the_gate_by_at_most_t_log_2(temperature):
+    z = torch.linspace(-4, 4, 81, dtype=torch.float64)[None]
+    out = view(RELU).trace(z, Softplus(temperature)).output
+    expected = temperature * torch.logaddexp(z / temperature, torch.zeros_like(z))
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-8)
+    assert (out - z.relu()).min() >= -1e-12
+    assert (out - z.relu()).max() <= temperature * math.log(2) + 1e-12
+    leaky = view(LEAKY).trace(z, Softplus(temperature)).output
+    torch.testing.assert_close(leaky, 0.2 * z + 0.8 * expected, rtol=0, atol=1e-8)
+
+
+def test_split_cuts_the_network_into_separate_affine_blocks():
+    network, x = mlp(4, 6, 5, 3), torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    weights, biases = matrices(network)
+    given = [torch.randn(2, size, dtype=torch.float64, requires_grad=True) for size in (6, 5)]
+    trace = view(network).trace(x, Split(given))
+    blocks = [x, *given]
+    heights = [*trace.preactivations, trace.output]
+    for h, block, weight, bias in zip(heights, blocks, weights, biases, strict=True):
+        torch.testing.assert_close(h, block @ weight.T + bias, rtol=0, atol=1e-12)
+        depends = torch.autograd.grad(h.sum(), blocks, retain_graph=True, allow_unused=True)
+        assert [gradient is not None for gradient in depends] == [other is block for other in blocks]
+
+
+def test_split_replaces_pools_too_and_leaves_what_it_is_not_given():
+    network, x = pooled(), torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    own = view(network).trace(x)
+    pooled_output = F.max_pool2d(F.leaky_relu(own.preactivations[0], 0.2), 2)
+    split = view(network).trace(x, Split([None, pooled_output + 1, None]))
+    torch.testing.assert_close(split.output, network[3:](pooled_output + 1), rtol=0, atol=1e-12)
