@@ -104,7 +104,7 @@ def ball_in_box(images: Tensor, norm: str, radius: float, bounds: tuple[float, f
 
 
 def attack_objective(loss: str, labels: Tensor, targets: Tensor | None) -> Objective:
-    """Minus the loss that an attack raises, targeted where `targets` are given; raises InvalidInput for another loss."""
+    """Minus the loss that an attack raises, targeted if `targets` are given; raises InvalidInput for other names."""
     match loss:
         case "margin":
             return Margin(labels) if targets is None else TargetedMargin(targets)
@@ -130,6 +130,6 @@ def check_images(images: Tensor, labels: Tensor, bounds: tuple[float, float] | N
     if bounds is not None and (images.min() < bounds[0] or images.max() > bounds[1]):
         raise InvalidInput(
             f"Pixels lie between {images.min():.4g} and {images.max():.4g}, outside the bounds "
-            f"{bounds[0]:g},{bounds[1]:g}; scale the images (normalisation belongs inside the model: --mean and --std), "
+            f"{bounds[0]:g},{bounds[1]:g}; scale the images (normalise inside the model: --mean, --std), "
             "or give their true range by --bounds LO,HI or none."
         )

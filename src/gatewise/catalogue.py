@@ -99,4 +99,4 @@ def _convert(wanted: Any, text: str) -> object:
 def _in_words(wanted: Any) -> str:
     options = [option for option in typing.get_args(wanted) if option is not types.NoneType] or [wanted]
     names = {bool: "true or false", int: "a whole number", float: "a number"}
-    return " or ".join(option if isinstance(option, str) else names.get(option, option.__name__) for option in options)
+    return " or ".join(names.get(option, str(option)) for option in options)

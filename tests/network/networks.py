@@ -1,8 +1,12 @@
 """Small networks that the tests of this folder look at through a view."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+torch.manual_seed(0)  # for the networks that test modules build while they are imported
 
 
 class Lambda(nn.Module):
@@ -21,7 +25,7 @@ def mlp(*sizes: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Se
     """Linear layers with ReLU between them."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         linear = nn.Linear(inputs, outputs).to(dtype)
         with torch.no_grad():
             linear.weight.copy_(torch.randn(outputs, inputs, generator=generator, dtype=dtype) / inputs**0.5)
@@ -38,9 +42,9 @@ def matrices(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
 
 def pooled(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     """A convolution, a leaky gate, a max-pool, a gate, a linear layer: for inputs (batch, 1, 6, 6)."""
-    return nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)
-    ).to(dtype).eval()  # fmt: skip
+    torch.manual_seed(0)
+    front = [nn.Conv2d(1, 3, 3), nn.LeakyReLU(0.2), nn.MaxPool2d(2)]
+    return nn.Sequential(*front, nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype).eval()
 
 
 class Everything(nn.Module):
@@ -50,6 +54,7 @@ class Everything(nn.Module):
 
     def __init__(self):
         super().__init__()
+        torch.manual_seed(0)
         self.register_buffer("mean", torch.tensor([0.3, -0.2])[:, None, None])
         self.conv, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
         self.shortcut, self.wider = nn.Conv2d(2, 3, 1), nn.ConvTranspose2d(6, 2, 2, stride=2)

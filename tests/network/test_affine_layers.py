@@ -71,7 +71,9 @@ def test_with_any_pattern_held_the_network_is_affine(name, seed, share):
     for i, h in enumerate(between.preactivations):
         expected = share * ends[0].preactivations[i] + (1 - share) * ends[1].preactivations[i]
         torch.testing.assert_close(h, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(between.output, share * ends[0].output + (1 - share) * ends[1].output, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        between.output, share * ends[0].output + (1 - share) * ends[1].output, rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -98,6 +98,7 @@ def test_proposition_5_4_where_eta_is_consistent_it_climbs_with_the_steepest_act
     nu = [on.double().requires_grad_() for on in pattern]
     eta = [e.requires_grad_() for e in _consistent(pattern, seed, near=0.05)]
     exact, relaxed = _through_gates(network, x, nu), lens.trace(x, Surrogate(eta, slope)).output
+    climbs = False
     for k in range(SIZES[-1]):
         wanted = torch.autograd.grad(exact[:, k].sum(), nu, retain_graph=True)
         found = torch.autograd.grad(relaxed[:, k].sum(), eta, retain_graph=True)
@@ -106,7 +107,8 @@ def test_proposition_5_4_where_eta_is_consistent_it_climbs_with_the_steepest_act
             product, size = (direction * in_eta).sum(1), in_eta.norm(dim=1)
             # "Up to s(eta) = nu": what the sigmoid leaves of a gate can turn the sign of a derivative near zero.
             assert (product >= -1e-3 * size).all()
-            assert (product > 0)[(direction != 0).any(1)].float().mean() >= 0.5 if (direction != 0).any() else True
+            climbs |= bool((product > 0).any())
+    assert climbs, "no direction at all: the test says nothing"
 
 
 @given(seed=SEEDS)

@@ -148,7 +148,8 @@ def run(config: Config) -> dict[str, Any]:
     shown = (attacked if bool(attacked.any()) else correct.new_ones(len(labels))).nonzero().flatten()[:_SHOWN]
     objective = attack_objective(config.loss, labels[shown], None if targets is None else targets[shown])
     columns = [
-        _column(name, entry, shown, objective) for name, entry in ({"clean": _Found(images, clean)} | found).items()
+        _column(name, entry, labels, shown, objective)
+        for name, entry in ({"clean": _Found(images, clean)} | found).items()
     ]
     _write(config, summary, data, found, columns)
     Console().print(attack_table(summary))
@@ -204,7 +205,8 @@ def _logits(network: NetworkView, images: Tensor, batch: int) -> Tensor:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(
-            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: {str(error).splitlines()[0]}"
+            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     if logits.shape[0] != len(images) or logits.ndim != 2:
         raise InvalidInput(
@@ -292,14 +294,12 @@ def _write(
         raise InvalidInput(f"Nothing can be written to {config.out}: {error.strerror or error}.") from error
 
 
-def _column(title: str, found: _Found, shown: Tensor, objective: Objective) -> Column:
-    """What the gallery shows of a method: image, predicted class and loss."""
+def _column(title: str, found: _Found, labels: Tensor, shown: Tensor, objective: Objective) -> Column:
+    """What the gallery shows of a method: image, predicted class and loss; marked where the class is not the label."""
     images, logits = found.points[shown], found.logits[shown]
-    losses = -objective(images, logits)
-    captions = [
-        f"{label}  loss {loss:.3g}" for label, loss in zip(logits.argmax(1).tolist(), losses.tolist(), strict=True)
-    ]
-    return Column(title, images.cpu(), captions)
+    classes, losses = logits.argmax(1), -objective(images, logits)
+    captions = [f"{chosen}  loss {loss:.3g}" for chosen, loss in zip(classes.tolist(), losses.tolist(), strict=True)]
+    return Column(title, images.cpu(), captions, (classes != labels[shown]).tolist())
 
 
 def _progress() -> Progress:

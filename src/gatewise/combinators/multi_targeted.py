@@ -18,10 +18,10 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTargeted(Method):
-    """The member once for each target class, from the given point, with the objective's targeted form; the budget
-    shared equally.
+    """The member once for each likely wrong class.
 
-    Works for the objectives that have a targeted form: `Margin`, `-CrossEntropy`, `DifferenceOfLogitsRatio`.
+    Every run begins at the given point and has the objective's targeted form; the budget is shared equally. Works for
+    the objectives that have a targeted form: `Margin`, `-CrossEntropy`, `DifferenceOfLogitsRatio`.
     """
 
     name: ClassVar[str] = "multi-targeted"

@@ -12,10 +12,10 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Restarts(Method):
-    """The member from the given point, then from random points of the set, the budget shared equally.
+    """The member several times, from random points.
 
-    With `times=None` it goes on until it is stopped, by the clock for instance; each run then has the length that the
-    member takes without a budget.
+    The first run begins at the given point; the budget is shared equally. With `times=None` it goes on until it is
+    stopped, by the clock for instance; each run then has the length that the member takes without a budget.
     """
 
     name: ClassVar[str] = "restarts"

@@ -15,7 +15,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Method):
-    """`first`, with its share of the budget, then `then` from each row's best point."""
+    """One method with its share of the budget, then another from each row's best point."""
 
     name: ClassVar[str] = "warm-start"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatewise.domains._level import level
+from gatewise.domains._level import level, pour
 from gatewise.domains._rounding import inside_radius, toward
 from gatewise.geometry import row_norm
 
@@ -36,7 +36,7 @@ def nearest(
     rows = slice(None) if outside.all() else outside
     center = center.to(x.dtype).expand_as(x)
     anchor = center.clamp(lower, upper)
-    radius = inside_radius(radius, x[0].numel()).expand(len(x))[rows]
+    radius = inside_radius(radius, x.shape[1:].numel()).expand(len(x))[rows]
     point, target, start, origin = (tensor[rows].flatten(1).double() for tensor in (x, far, anchor, center))
     reach = target - origin
     least = (start - origin).abs()
@@ -101,11 +101,7 @@ def _longest_l2(slope: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> T
 def _longest_l1(slope: Tensor, least: Tensor, most: Tensor, radius: Tensor) -> Tensor:
     # A knapsack with divisible items: the steepest entries take all the room that the radius pays for.
     order = slope.argsort(dim=1, descending=True, stable=True)
-    room = (most - least).gather(1, order)
-    spent = torch.nn.functional.pad(room.cumsum(1)[:, :-1], (1, 0))
-    budget = radius - least.sum(1)
-    taken = torch.minimum(room, (budget[:, None] - spent).clamp(min=0))
-    return least.scatter_add(1, order, taken)
+    return least + pour(radius - least.sum(1), most - least, order)
 
 
 def _shorten(lengths: Tensor, least: Tensor, radius: Tensor, norm: int) -> Tensor:

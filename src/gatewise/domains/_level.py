@@ -1,4 +1,4 @@
-"""One equation that the geometry of clipped balls and simplices comes down to."""
+"""Two exercises that clipped balls and simplices come down to: find a level, pour out a budget."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ def level(base: Tensor, slope: Tensor, least: Tensor, most: Tensor, total: Tenso
     """The t in each row with `sum_i clip(base_i + t * slope_i, least_i, most_i) = total`, to float64 accuracy.
 
     The sum is piecewise linear and rises with t, so Newton's method ends after finitely many steps once it stays on
-    one side of the root, which it does from the first step where the sum is concave or convex (Michelot 1986, Condat
-    2016, "Fast projection onto the simplex and the l1 ball"). A bracket guards the other cases.
+    one side of the root, as it does from the second step where the sum is concave or convex (Michelot, J. Optim.
+    Theory Appl. 1986; Condat, "Fast projection onto the simplex and the l1 ball", Math. Prog. 2016). A bracket guards
+    the other cases.
 
     Args:
         base: (rows, n), or a number for all, float64.
@@ -26,7 +27,7 @@ def level(base: Tensor, slope: Tensor, least: Tensor, most: Tensor, total: Tenso
         high: (rows,), a t at which the sum is at least `total`.
 
     Returns:
-        t, (rows,) float64; NaN data give an arbitrary t.
+        t, (rows,) float64; where data are NaN or infinite, any t or NaN.
     """
     tolerance = 4 * torch.finfo(total.dtype).eps * total.abs()
     t = low
@@ -35,13 +36,24 @@ def level(base: Tensor, slope: Tensor, least: Tensor, most: Tensor, total: Tenso
         value = torch.addcmul(base, t[:, None], slope)
         clipped = value.clamp(least, most)
         excess = clipped.sum(1) - total
-        rate = ((value == clipped) * slope).sum(1)
-        newton = t - excess / rate
+        newton = t - excess / ((value == clipped) * slope).sum(1)
         low, high = torch.where(excess <= 0, t, low), torch.where(excess <= 0, high, t)
-        trusted = (newton > low) & (newton < high) & (step < PLAIN_STEPS or step % 2 == 0)
+        trusted = (newton > low) & (newton <= high) & (step < PLAIN_STEPS or step % 2 == 0)
         following = newton.where(trusted, (low + high) / 2)
+        # A comparison with NaN is false, so that rows of NaN settle at once.
         settled = settled | ~(excess.abs() > tolerance) | (newton == t) | (following == t)
         if settled.all():
             break
         t = t.where(settled, following)
     return t
+
+
+def pour(budget: Tensor, room: Tensor, order: Tensor) -> Tensor:
+    """`budget` (rows,) poured into entries with `room` (rows, n) >= 0, each filled before the next in `order`.
+
+    `order` (rows, n) lists the entries of each row; the result (rows, n) sums to the budget, or to all the room.
+    """
+    room = room.gather(1, order)
+    poured_before = torch.nn.functional.pad(room.cumsum(1)[:, :-1], (1, 0))
+    share = torch.minimum(room, (budget[:, None] - poured_before).clamp(min=0))
+    return torch.zeros_like(room).scatter(1, order, share)

@@ -61,7 +61,7 @@ class Ball(Domain):
 
     def _inside(self, direction: Tensor, like: Tensor) -> Tensor:
         """The point `center + radius * direction` in `like`'s dtype, for a direction of norm at most 1 (float64)."""
-        radius = per_row(inside_radius(self._radius, like[0].numel()).expand(len(like)), like)
+        radius = per_row(inside_radius(self._radius, like.shape[1:].numel()).expand(len(like)), like)
         return toward(self.center.double().expand_as(like), radius * direction, like.dtype)
 
 
@@ -105,7 +105,7 @@ class L2Ball(Ball):
         outside = distance > self._radius
         if not outside.any():
             return x.clone()
-        share = inside_radius(self._radius, x[0].numel()) / distance
+        share = inside_radius(self._radius, x.shape[1:].numel()) / distance
         found = toward(center, offset * per_row(share, x), x.dtype)
         return found if outside.all() else torch.where(per_row(outside, x), found, x)
 
@@ -118,7 +118,7 @@ class L2Ball(Ball):
         """Uniform draws in the ball: a normal direction and a radius to the power 1/n."""
         check_center(like, self.center, self._radius)
         direction = unit_rows(streams.normal(like).double())
-        share = streams.uniform(like.flatten(1)[:, :1]).double() ** (1 / like[0].numel())
+        share = streams.uniform(like.flatten(1)[:, :1]).double() ** (1 / like.shape[1:].numel())
         return self._inside(direction * per_row(share[:, 0], like), like)
 
 

@@ -34,7 +34,7 @@ from gatewise.problem import Iterate, Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationDescent(Method):
-    """Descend in x and in relaxed gates eta together, and pay for gates that disagree with x."""
+    """Descend in x and in relaxed gates; gates that disagree pay."""
 
     name: ClassVar[str] = "adr-gd"
 
@@ -116,7 +116,7 @@ class ActivationDescent(Method):
                 disagreement = torch.zeros_like(beta)
                 for i, e in zip(chosen, eta, strict=True):
                     h = true.preactivations[i] if self.penalty_moves_input else true.preactivations[i].detach()
-                    for half in inconsistency(hyperplane_distance(h, norms and norms[i]), e):
+                    for half in inconsistency(hyperplane_distance(h, None if norms is None else norms[i]), e):
                         disagreement = disagreement + half.flatten(1).sum(1)
                 lagrangian = problem.measure(x, surrogate.output) + beta * disagreement
             gradient, *gate_gradients = torch.autograd.grad(lagrangian.sum(), [x, *eta], materialize_grads=True)

@@ -44,7 +44,7 @@ _BETA_LOW, _BETA_HIGH = 0.2, 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationDescentReference(Method):
-    """The authors' released ADR-GD: largest-neuron penalty, eta near one half, clipped gradients."""
+    """ADR-GD as its authors released it."""
 
     name: ClassVar[str] = "adr-gd-reference"
 

@@ -20,7 +20,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Adagrad(Method):
-    """x <- project(x - step * gradient / sqrt(sum of squared gradients))."""
+    """Steps shrink with the gradients seen, by coordinate."""
 
     name: ClassVar[str] = "adagrad"
 

@@ -21,7 +21,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Method):
-    """x <- project(x - step * mean / sqrt(mean square)), means of the gradients seen."""
+    """Steps by running means of the gradient, by coordinate."""
 
     name: ClassVar[str] = "adam"
 

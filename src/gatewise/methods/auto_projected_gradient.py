@@ -25,7 +25,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class AutoProjectedGradient(Method):
-    """Momentum, a step that halves at checkpoints without progress, and a return to the best point when it does."""
+    """Momentum; the step halves when progress stops."""
 
     name: ClassVar[str] = "apgd"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -45,7 +45,7 @@ class Method(abc.ABC):
 
     name: ClassVar[str]
     """What the command line calls it."""
-    presets: ClassVar[dict[str, dict[str, object]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Published settings by name."""
 
     @classmethod
@@ -53,7 +53,7 @@ class Method(abc.ABC):
         """The published settings called `name`, with `changes` on top; raises InvalidInput where there are none."""
         if name not in cls.presets:
             raise InvalidInput(f"{cls.name} has no preset {name!r}; there are: {', '.join(cls.presets) or 'none'}.")
-        return cls(**(cls.presets[name] | changes))
+        return cls(**{**cls.presets[name], **changes})
 
     @property
     def backwards_per_step(self) -> int:

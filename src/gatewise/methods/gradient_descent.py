@@ -18,7 +18,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent(Method):
-    """x <- project(x - step * gradient)."""
+    """Euclidean gradient steps, normalised or not."""
 
     name: ClassVar[str] = "gd"
 

@@ -24,7 +24,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbedGradientDescent(Method):
-    """x <- project(x - step * unit(gradient)), and x + noise from a ball where a row is stuck."""
+    """Gradient steps, and a kick where a row is stuck."""
 
     name: ClassVar[str] = "perturbed-gd"
 

@@ -20,7 +20,7 @@ from gatewise.problem import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedGradient(Method):
-    """x <- project(x - step * steepest(gradient))."""
+    """Steepest steps in the set's own norm."""
 
     name: ClassVar[str] = "pgd"
 

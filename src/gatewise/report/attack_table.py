@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 _COLUMNS = {
     "success": ("success", "{:.1%}"),
-    "robust_accuracy": ("robust accuracy", "{:.1%}"),
-    "mean_value": ("mean loss", "{:.4g}"),
-    "backwards_per_row": ("backwards a row", "{:.1f}"),
-    "forwards_per_row": ("forwards a row", "{:.1f}"),
+    "robust_accuracy": ("robust", "{:.1%}"),
+    "mean_value": ("loss", "{:.4g}"),
+    "backwards_per_row": ("backward", "{:.1f}"),
+    "forwards_per_row": ("forward", "{:.1f}"),
     "seconds": ("seconds", "{:.1f}"),
-    "max_violation": ("max violation", "{:g}"),
+    "max_violation": ("outside", "{:g}"),
 }
 
 
 def attack_table(summary: dict[str, Any]) -> Table:
     """The summary of an attack (`summary.json`'s content) as a table, one row a method."""
-    title = f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("method")
+    table = Table(
+        title=f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}",
+        caption="success of the rows right at the start · robust: rows still right · mean loss · passes a row · "
+        "largest distance outside the set",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("method", overflow="fold", min_width=20)
     for heading, _ in _COLUMNS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, measured in summary["methods"].items():
         cells = ("—" if measured[key] is None else form.format(measured[key]) for key, (_, form) in _COLUMNS.items())
         table.add_row(name, *cells)

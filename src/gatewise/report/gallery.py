@@ -17,11 +17,12 @@ from gatewise.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One column of pictures: `images` (rows, …), and a `caption` under each."""
+    """One column of pictures: `images` (rows, …), a caption under each, and which to mark (a changed class)."""
 
     title: str
     images: Tensor
     captions: Sequence[str]
+    marked: Sequence[bool]
 
 
 def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
@@ -49,18 +50,18 @@ def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
     changes = [_change(column.images - clean.images) for column in found]
     low, high = min(0.0, clean.images.min().item()), max(1.0, clean.images.max().item())
     for row, line in enumerate(grid):
-        pictures = [(clean.title, clean.images[row], clean.captions[row])]
+        pictures = [(clean.title, clean.images[row], clean.captions[row], clean.marked[row])]
         for column, change in zip(found, changes, strict=True):
-            pictures.append((column.title, column.images[row], column.captions[row]))
-            pictures.append(("difference", change[row], ""))
-        for axes, (title, image, caption) in zip(line, pictures, strict=True):
+            pictures.append((column.title, column.images[row], column.captions[row], column.marked[row]))
+            pictures.append(("difference", change[row], "", False))
+        for axes, (title, image, caption, marked) in zip(line, pictures, strict=True):
             picture = _picture(image)
             shade = "RdBu_r" if title == "difference" and picture.ndim == 2 else "gray"
             limits = (0.0, 1.0) if title == "difference" else (low, high)
             axes.imshow(picture.clamp(*limits).sub(limits[0]).div(limits[1] - limits[0]), cmap=shade, vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.set_xlabel(caption, fontsize=6)
+            axes.set_xlabel(caption, fontsize=6, color="firebrick" if marked else "black")
             if row == 0:
                 axes.set_title(title, fontsize=7)
     figure.savefig(path, dpi=130)

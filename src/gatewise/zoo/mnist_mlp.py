@@ -43,12 +43,11 @@ def sizes_in(weights: Mapping[str, Tensor] | None) -> tuple[int, ...]:
     layers: list[Tensor] = []
     while (layer := weights.get(f"{2 * len(layers)}.weight")) is not None:
         layers.append(layer)
-    sizes = [layers[0].shape[-1]] if layers else []
+    sizes = [784]
     for layer in layers:
-        if layer.ndim != 2 or layer.shape[1] != sizes[-1]:
-            break
-        sizes.append(layer.shape[0])
-    if not layers or len(sizes) != len(layers) + 1 or sizes[0] != 784:
+        if layer.ndim == 2 and layer.shape[1] == sizes[-1]:
+            sizes.append(layer.shape[0])
+    if not layers or len(sizes) != len(layers) + 1:
         found = ", ".join(f"{2 * i}.weight {tuple(layer.shape)}" for i, layer in enumerate(layers)) or "none of them"
         raise InvalidInput(
             "The weights of zoo:mnist-mlp must be matrices 0.weight (width, 784), 2.weight, 4.weight, … in which each "

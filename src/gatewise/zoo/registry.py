@@ -57,8 +57,8 @@ def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         name: one of `NAMES`.
         weights: its state dict, keys as in the published file (the class says which). Without it the network is drawn
             at random, always the same: convolutions and linear layers He normal (deviation `sqrt(2 / fan_in)`),
-            biases as PyTorch draws them, batch norm the identity, from seed 0. PyTorch's global random state is left
-            as it was.
+            biases as PyTorch draws them, batch norm the identity (a quarter of it at the end of residual branches),
+            from seed 0. PyTorch's global random state is left as it was.
 
     Raises:
         InvalidInput: an unknown name (the sentence has the nearest one), weights that do not fit, or no weights for
@@ -73,7 +73,7 @@ def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         )
     architecture = _ARCHITECTURES[name]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would also reach the accelerators' states
         module = architecture.make(weights)
         if weights is None:
             _draw(module)
