@@ -91,6 +91,20 @@ class Config:
     device: str = _says("auto, cpu, cuda, …", "auto")
     out: str = _says("folder for summary.json, points.safetensors and gallery.png", "out")
 
+    def __post_init__(self):
+        for name in ("restarts", "budget", "seconds", "batch", "count"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(f"--{name} must be positive, got {value}.")
+        if len(set(self.method)) < len(self.method):
+            raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+        if self.target is not None and self.targeted is not None:
+            raise InvalidInput("--target and --targeted exclude each other; give one.")
+        if self.std is not None and not min(self.std) > 0:
+            raise InvalidInput("Every entry of --std must be positive.")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise InvalidInput(f"--bounds must be LO,HI with LO below HI, got {self.bounds[0]:g},{self.bounds[1]:g}.")
+
 
 def run(config: Config) -> dict[str, Any]:
     """Attack as the command does, write the folder, print the table, and return the summary.
@@ -157,10 +171,6 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _methods(config: Config) -> dict[str, Method]:
-    if config.restarts < 1:
-        raise InvalidInput(f"--restarts must be at least 1, got {config.restarts}.")
-    if len(set(config.method)) < len(config.method):
-        raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
     named = {name: method_named(name) for name in config.method}
     if config.restarts > 1:
         return {name: Restarts(member=method, times=config.restarts) for name, method in named.items()}
@@ -187,11 +197,8 @@ def _network(config: Config) -> NetworkView:
     module = read_model(config.model, config.weights)
     rows_per_run = getattr(module, "rows_per_run", None)
     if config.mean is not None or config.std is not None:
-        mean, std = config.mean or (0.0,), config.std or (1.0,)
-        if min(std) <= 0:
-            raise InvalidInput("Every entry of --std must be positive.")
         training = module.training
-        module = nn.Sequential(Normalise(mean, std), module)
+        module = nn.Sequential(Normalise(config.mean or (0.0,), config.std or (1.0,)), module)
         module.training = training
     return NetworkView(module.to(_device(config)), rows_per_run=rows_per_run)
 
@@ -223,8 +230,6 @@ def _targets(config: Config, labels: Tensor, logits: Tensor) -> Tensor | None:
         raise InvalidInput(
             f"Label {int(labels.max())} does not exist in a model of {classes} classes; check --data and --model."
         )
-    if config.target is not None and config.targeted is not None:
-        raise InvalidInput("--target and --targeted exclude each other; give one.")
     if config.targeted == "next":
         return (labels + 1) % classes
     if config.target is None:
@@ -236,10 +241,6 @@ def _targets(config: Config, labels: Tensor, logits: Tensor) -> Tensor | None:
 
 def _chunks(attacked: Tensor, config: Config) -> Iterator[tuple[Tensor, float | None]]:
     """The attacked rows, some at a time, each chunk with its share of the time that is left."""
-    if config.batch < 1:
-        raise InvalidInput(f"--batch must be at least 1, got {config.batch}.")
-    if config.seconds is not None and not config.seconds > 0:
-        raise InvalidInput(f"--seconds must be positive, got {config.seconds}.")
     deadline = None if config.seconds is None else time.perf_counter() + config.seconds
     left = attacked.nonzero().flatten()
     while len(left):

@@ -1,43 +1,63 @@
-"""Linear and quadratic programs over `A x <= b`, one at a time in float64, by daqp's exact active-set method."""
+"""Linear and quadratic programs over `A x <= b`, one at a time in float64, by daqp's exact active-set method.
+
+Data should be of order one: unit rows of A, a unit objective. Tensors are float64 on the CPU.
+"""
 
 from __future__ import annotations
 
 import daqp
 import numpy as np
+import torch
+from torch import Tensor
 
-from gatewise.errors import InvalidInput, UnsupportedProblem
+from gatewise.errors import UnsupportedProblem
 
-OPTIMAL, INFEASIBLE, UNBOUNDED = 1, -1, -3
+OPTIMAL, UNBOUNDED = 1, -3
 TOLERANCE = 1e-12
 
 
-def maximise(objective: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
-    """A maximiser of `<objective, x>` over `matrix x <= offset`, or None where the maximum is infinite.
+def maximiser(objective: Tensor, matrix: Tensor, offset: Tensor) -> Tensor | None:
+    """An x (n,) with the largest `<objective, x>` and `matrix x <= offset`; None where there is no largest.
 
-    The linear program is solved by proximal steps that end at a vertex (Rockafellar 1976). Data should be of order
-    one: unit rows, a unit objective, offsets not all tiny.
-
-    Raises:
-        InvalidInput: no x satisfies the constraints.
-        UnsupportedProblem: the solver gave up.
+    A linear program, solved by proximal steps that end at a vertex (Rockafellar, SIAM J. Control Optim. 1976).
     """
-    x, flag = _solve(np.zeros((len(objective),) * 2), -objective, matrix, offset)
+    n = len(objective)
+    x, flag = _solve(np.zeros((n, n)), -objective, matrix, offset)
     return None if flag == UNBOUNDED else x
 
 
-def nearest(point: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """The nearest x to `point` with `matrix x <= offset`, in 2-norm; errors as in `maximise`."""
+def nearest(point: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """The x (n,) nearest to `point` in 2-norm with `matrix x <= offset`."""
     return _solve(np.eye(len(point)), -point, matrix, offset)[0]
 
 
-def _solve(hessian: np.ndarray, slope: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, int]:
+def inscribed_center(normals: Tensor, levels: Tensor) -> tuple[Tensor, bool]:
+    """The centre of the largest ball in `normals x <= levels` (unit normals), and whether there is a largest.
+
+    Where balls of any size fit, it is the centre of one; where none fits, the point that comes closest to a centre.
+    """
+    finite = levels[levels.isfinite()].abs()
+    scale = float(finite.max()) if len(finite) and finite.max() > 0 else 1.0
+    matrix = torch.cat([normals, torch.ones_like(normals[:, :1])], dim=1)
+    radius = torch.zeros_like(matrix[0])
+    radius[-1] = 1
+    found = maximiser(radius, matrix, levels / scale)
+    if found is not None:
+        return scale * found[:-1], True
+    capped = maximiser(radius, torch.cat([matrix, radius[None]]), torch.cat([levels / scale, radius[-1:]]))
+    assert capped is not None
+    return scale * capped[:-1], False
+
+
+def _solve(hessian: np.ndarray, slope: Tensor, matrix: Tensor, offset: Tensor) -> tuple[Tensor, int]:
+    above = offset.clamp(max=1e30).numpy()
+    below = np.full_like(above, -1e30)
     x, _, flag, _ = daqp.solve(
-        hessian, slope, matrix, offset, np.full(len(offset), -1e30), primal_tol=TOLERANCE, eps_prox=-1.0
+        hessian, slope.numpy(), matrix.numpy(), above, below, primal_tol=TOLERANCE, eps_prox=-1.0
     )
-    if flag == INFEASIBLE:
-        raise InvalidInput("The polyhedron is empty: no point satisfies all its rows; relax its offset.")
     if flag not in (OPTIMAL, UNBOUNDED):
         raise UnsupportedProblem(
-            f"daqp gave up on a program over the polyhedron (exit flag {flag}); rescale its rows, or drop redundant ones."
+            f"daqp gave up on a program over the polyhedron (exit flag {flag}); rescale its rows, or leave out redundant "
+            "ones."
         )
-    return x, flag
+    return torch.from_numpy(x), flag

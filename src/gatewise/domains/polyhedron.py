@@ -15,7 +15,7 @@ from gatewise.errors import InvalidInput, UnsupportedProblem
 from gatewise.geometry import HalfSpaces, row_norm, unit_rows
 from gatewise.streams import RowStreams
 
-# A set whose largest ball is smaller than this share of the rows' distances from the origin is taken for flat.
+# A set whose largest ball is below this share of its faces' distances from the origin is taken for flat.
 FLAT = 1e-10
 WALK_STEPS = 200
 
@@ -43,10 +43,9 @@ class Polyhedron(Domain):
     interior: Tensor | None = None
     _matrix: Tensor = field(init=False, repr=False)
     _offset: Tensor = field(init=False, repr=False)
-    _length: Tensor = field(init=False, repr=False)
     _center: Tensor = field(init=False, repr=False)
     _radius: Tensor = field(init=False, repr=False)
-    _holds_any_ball: bool = field(init=False, repr=False, default=False)
+    _sized: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self):
         matrix, offset = as_data("matrix", self.matrix).double().cpu(), as_data("offset", self.offset).double().cpu()
@@ -55,43 +54,49 @@ class Polyhedron(Domain):
                 f"matrix has shape {tuple(matrix.shape)} and offset {tuple(offset.shape)}; give (m, n), and (m,) or "
                 "(batch, m)."
             )
-        length = row_norm(matrix)
-        if not (length.isfinite() & (length > 0)).all() or (offset == -torch.inf).any():
+        if not matrix.isfinite().all() or (matrix == 0).all(1).any() or (offset == -torch.inf).any():
             raise InvalidInput("matrix has a row of zeros or an infinite entry, or offset holds -inf; drop that row.")
-        self._keep(_matrix=matrix, _offset=torch.atleast_2d(offset), _length=length)
-        center = self._chebyshev_centers() if self.interior is None else self._given_center(self.interior)
-        rows = max(len(center), len(offset) if offset.ndim == 2 else 1)
-        if len(center) not in (1, rows) or len(self._offset) not in (1, rows):
-            raise InvalidInput(f"interior has {len(center)} rows and offset {len(offset)}; give one of each a row.")
-        self._keep(_center=center.expand(rows, -1), _offset=self._offset.expand(rows, -1))
-        radius = -self._excess(self._center)
-        near = self._levels.where(self._levels.isfinite(), 0).abs().amax(1)
-        if not (radius > FLAT * near).all():
+        object.__setattr__(self, "_matrix", matrix)
+        object.__setattr__(self, "_offset", torch.atleast_2d(offset))
+        object.__setattr__(self, "_center", self._interior_points())
+        object.__setattr__(self, "_radius", -self._excess(self._center))
+        levels = self._offset / row_norm(matrix)
+        if not (self._radius > FLAT * levels.where(levels.isfinite(), 0).abs().amax(1)).all():
             raise InvalidInput(
-                "The polyhedron is empty or flat in some row, or the interior point is not inside: the largest ball has "
-                f"radius {radius.min():.2g}; relax the offset, or use Simplex where entries have a fixed sum."
+                "The polyhedron is empty or flat, or its interior point is not inside: the largest ball has radius "
+                f"{self._radius.min():.2g}; relax the offset, or use Simplex for entries of a fixed sum."
             )
-        self._keep(_radius=radius)
+
+    def _interior_points(self) -> Tensor:
+        if self.interior is not None:
+            points = torch.atleast_2d(as_data("interior", self.interior).double().cpu())
+            rows, n = max(len(points), len(self._offset)), self._matrix.shape[1]
+            if points.ndim != 2 or points.shape[1] != n or {len(points), len(self._offset)} - {1, rows}:
+                raise InvalidInput(
+                    f"interior has shape {tuple(self.interior.shape)}; give ({n},), or one such point a row of offset."
+                )
+            return points.expand(rows, n)
+        found = [_programs.inscribed_center(self._normals, level / row_norm(self._matrix)) for level in self._offset]
+        object.__setattr__(self, "_sized", all(sized for _, sized in found))
+        return torch.stack([center for center, _ in found])
 
     def violation(self, x: Tensor) -> Tensor:
         """The largest distance beyond a face, `(A x - b) / ||row of A||`, (batch,) float64."""
-        return self._excess(self._rows(x)).clamp(min=0).to(x.device)
+        return self._excess(self._points(x)).clamp(min=0).to(x.device)
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point, by a quadratic program a row, rounded and drawn inward by the rounding error."""
-        points = self._rows(x)
+        points = self._points(x)
         result = x.clone()
         for row in (self._excess(points) > 0).nonzero().flatten().tolist():
-            center, radius = self._of(row)
-            local = _programs.nearest(
-                ((points[row] - center) / radius).numpy(), self._normals.numpy(), self._local_offset(row).numpy()
-            )
-            result[row] = self._drawn_in(row, center + radius * torch.from_numpy(local), x[row])
+            center, radius, offset = self._local(row)
+            found = _programs.nearest((points[row] - center) / radius, self._normals, offset)
+            result[row] = self._drawn_in(row, center + radius * found, x[row])
         return result
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient divided by its 2-norm."""
-        self._rows(gradient)
+        self._points(gradient)
         return unit_rows(gradient)
 
     def support(self, direction: Tensor) -> Tensor:
@@ -100,42 +105,41 @@ class Polyhedron(Domain):
         Raises:
             UnsupportedProblem: the maximum is infinite.
         """
-        slopes = self._rows(direction)
-        best = torch.zeros(len(slopes), dtype=torch.float64)
-        for row, (slope, unit) in enumerate(zip(slopes, unit_rows(slopes), strict=True)):
-            center, radius = self._of(row)
-            local = _programs.maximise(unit.numpy(), self._normals.numpy(), self._local_offset(row).numpy())
-            if local is None:
+        slopes = self._points(direction)
+        best = torch.zeros_like(slopes[:, 0])
+        for row, unit in enumerate(unit_rows(slopes)):
+            center, radius, offset = self._local(row)
+            found = _programs.maximiser(unit, self._normals, offset)
+            if found is None:
                 raise UnsupportedProblem(
                     "The polyhedron is unbounded in that direction, so its support function is infinite; add rows that "
                     "bound it, or intersect it with a box."
                 )
-            best[row] = slope @ (center + radius * torch.from_numpy(local))
+            best[row] = slopes[row] @ (center + radius * found)
         return best.to(direction)
 
     def sample(self, streams: RowStreams, like: Tensor) -> Tensor:
         """Nearly uniform draws: 200 steps of hit-and-run from the interior point (Smith, Oper. Res. 1984)."""
-        points = self._rows(like)
+        points = self._points(like)
         if not self._bounded:
             raise UnsupportedProblem(
                 "The polyhedron is unbounded, so it has no uniform draws; add rows that bound it, or intersect it with "
                 "a box."
             )
-        x = torch.stack([self._of(row)[0] for row in range(len(points))])
+        x = self._center.expand_as(points)
         for _ in range(WALK_STEPS):
             direction = unit_rows(streams.normal(points))
-            slack = self._slack(x)
-            rate = self._product(direction)
-            forth = torch.where(rate > 0, slack / rate, torch.inf).amin(1)
-            back = torch.where(rate < 0, slack / rate, -torch.inf).amax(1)
-            share = streams.uniform(points[:, :1])[:, 0]
-            x = x + (back + share * (forth - back)).nan_to_num(0)[:, None] * direction
-        return torch.stack([self._drawn_in(row, x[row], like[row]) for row in range(len(x))])
+            share = streams.uniform(points[:, 0])
+            slack, rate = (self._offset - self._products(x)).clamp(min=0), self._products(direction)
+            forth = (slack / rate).where(rate > 0, torch.inf).amin(1)
+            back = (slack / rate).where(rate < 0, -torch.inf).amax(1)
+            x = x + (back + share * (forth - back))[:, None] * direction
+        return torch.stack([self._drawn_in(row, point, like[row]) for row, point in enumerate(x)])
 
     def size(self, like: Tensor) -> Tensor:
         """The radius of the largest ball inside, (batch,); with `interior` given, of the largest ball around it."""
-        self._rows(like)
-        if self._holds_any_ball:
+        self._points(like)
+        if not self._sized:
             raise UnsupportedProblem(
                 "The polyhedron holds balls of any radius, so it has no size to measure steps by; add rows that bound "
                 "it, or intersect it with a box or a ball."
@@ -144,10 +148,77 @@ class Polyhedron(Domain):
 
     def halfspaces(self, like: Tensor) -> HalfSpaces:
         """The rows as they were given, rounded to `like`'s dtype."""
-        self._rows(like)
+        self._points(like)
         matrix = self._matrix.to(like)
         return HalfSpaces(
             lambda x: x.flatten(1) @ matrix.T,
             lambda multipliers: (multipliers @ matrix).reshape(-1, *like.shape[1:]),
             self._offset.to(like),
+        )
+
+    def meet(self, other: Polyhedron) -> Polyhedron:
+        """The polyhedron of both sets' rows."""
+        rows = max(len(self._offset), len(other._offset))
+        if {len(self._offset), len(other._offset)} - {1, rows} or self._matrix.shape[1] != other._matrix.shape[1]:
+            raise InvalidInput(
+                f"The polyhedra have matrices of {self._matrix.shape[1]} and {other._matrix.shape[1]} columns and offsets "
+                f"of {len(self._offset)} and {len(other._offset)} rows, which do not go together; make them equal."
+            )
+        offsets = [polyhedron._offset.expand(rows, -1) for polyhedron in (self, other)]
+        return Polyhedron(torch.cat([self._matrix, other._matrix]), torch.cat(offsets, dim=1))
+
+    @cached_property
+    def _normals(self) -> Tensor:
+        return self._matrix / row_norm(self._matrix)[:, None]
+
+    @cached_property
+    def _bounded(self) -> bool:
+        """Whether no direction y but 0 has `A y <= 0`: a ray of such points would stay inside."""
+        if torch.linalg.matrix_rank(self._normals) < self._matrix.shape[1]:
+            return False
+        descent = -self._normals.mean(0)
+        zeros = torch.zeros_like(self._offset[0])
+        ray = _programs.maximiser(
+            descent, torch.cat([self._normals, descent[None]]), torch.cat([zeros, torch.ones_like(zeros[:1])])
+        )
+        return ray is not None and bool(descent @ ray < 0.5)
+
+    def _points(self, x: Tensor) -> Tensor:
+        """The points `x` (batch, …) as (batch, n) in float64 on the CPU."""
+        check_points(x)
+        n, rows = self._matrix.shape[1], len(self._center)
+        if x.shape[1:].numel() != n or rows not in (1, len(x)):
+            raise InvalidInput(
+                f"The polyhedron has {rows} rows of {n} entries, which does not fit points of shape {tuple(x.shape)}; "
+                "give it a column for each entry, and one offset for all rows or one a row."
+            )
+        return x.detach().double().cpu().flatten(1)
+
+    def _products(self, points: Tensor) -> Tensor:
+        # One product a row, so that the last bits of a row do not depend on its batch mates.
+        return torch.stack([self._matrix @ point for point in points])
+
+    def _excess(self, points: Tensor) -> Tensor:
+        """The signed distance beyond the farthest face, (batch,): negative inside."""
+        return ((self._products(points) - self._offset) / row_norm(self._matrix)).amax(1)
+
+    def _local(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre and radius of a row's ball, and the offset of the set seen from there; errors of rounding vanish."""
+        center, radius = (data[row if len(data) > 1 else 0] for data in (self._center, self._radius))
+        offset = self._offset[row if len(self._offset) > 1 else 0]
+        return center, radius, (offset - self._matrix @ center) / (row_norm(self._matrix) * radius)
+
+    def _drawn_in(self, row: int, point: Tensor, like: Tensor) -> Tensor:
+        """`point` (n,) in the dtype and shape of `like` (…), drawn toward the centre until rounding leaves it inside."""
+        center, radius, _ = self._local(row)
+        offset = self._offset[row if len(self._offset) > 1 else 0]
+        share = 0.0
+        while share <= 1:
+            candidate = (point + share * (center - point)).to(like.dtype)
+            excess = float(((self._matrix @ candidate.double() - offset) / row_norm(self._matrix)).max())
+            if excess <= 0:
+                return candidate.reshape(like.shape).to(like.device)
+            share = max(2 * share, excess / float(radius))
+        raise InvalidInput(
+            f"The polyhedron is too thin for {like.dtype} points; use float64 points, or relax its offset."
         )

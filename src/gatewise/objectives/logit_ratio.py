@@ -47,7 +47,7 @@ class TargetedDifferenceOfLogitsRatio(Objective):
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(batch,); raises InvalidInput unless `y` is (batch, classes >= 2)."""
-        require_logits(y, self.labels)
+        require_logits(require_logits(y, self.labels), self.targets)
         if y.shape[1] < 4:
             return TargetedMargin(self.targets)(x, y)
         first, _, third, fourth = y.topk(4, dim=1).values.unbind(1)

@@ -9,7 +9,7 @@ from gatewise.errors import InvalidInput
 
 
 def require_logits(y: Tensor, labels: Tensor) -> Tensor:
-    """`y` itself, if it is (batch, classes >= 2) with one label a row; raises InvalidInput otherwise."""
+    """`y` itself, if it is (batch, classes >= 2) with one int64 label a row; raises InvalidInput otherwise."""
     if y.ndim != 2 or y.shape[1] < 2:
         raise InvalidInput(
             f"A classification objective needs logits of shape (batch, classes >= 2), got {tuple(y.shape)}; "
@@ -19,6 +19,8 @@ def require_logits(y: Tensor, labels: Tensor) -> Tensor:
         raise InvalidInput(
             f"There are {tuple(labels.shape)} labels for {y.shape[0]} rows of logits; give one label a row."
         )
+    if labels.dtype != torch.int64:
+        raise InvalidInput(f"Labels must be int64, got {labels.dtype}; convert them as by `labels.long()`.")
     return y
 
 

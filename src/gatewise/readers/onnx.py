@@ -219,7 +219,7 @@ def _require_separate_rows(network: OnnxNetwork, dtype: torch.dtype, path: Path)
             f"The ONNX file {path} gives no row of output for each row of input; export it with a batch axis."
         )
     one_by_one = torch.cat(alone)
-    tolerance = 1e-3 * one_by_one.abs().amax().clamp_min(1e-3).item()
+    tolerance = 1e-3 * one_by_one.nan_to_num().abs().amax().clamp_min(1e-3).item()
     if not torch.allclose(together, one_by_one, rtol=0, atol=tolerance, equal_nan=True):
         raise InvalidInput(
             f"The rows of the ONNX network {path} influence each other; export it in evaluation mode with a batch axis."

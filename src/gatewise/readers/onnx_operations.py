@@ -126,9 +126,16 @@ class Call:
             if self.stated != 1:
                 self.refuse("moves the batch axis by broadcasting; export the network with a fixed batch of 1")
             return value.reshape(len(value), *[1] * (axes - value.ndim), *value.shape[1:])
-        if not by_row and value.ndim == axes and axes and len(value) != 1:
-            self.refuse("combines the rows with a constant that has its own entry for each of them")
+        if not by_row and value.ndim == axes and axes:
+            self.require_row(value)
         return value
+
+    def require_row(self, value: Tensor) -> None:
+        """Refuse a constant that has entries of its own for each row of the file's batch."""
+        rows = next(len(x) for x, by_row in zip(self.values, self.by_row, strict=True) if by_row and x is not None)
+        # Where the batch is left open, constants made for as many rows as there are (zeros, say) are meant.
+        if len(value) != 1 and not (self.stated is None and len(value) == rows):
+            self.refuse("combines the rows with a constant that has its own entry for each of them")
 
 
 def _relu(call: Call) -> Tensor:
@@ -192,8 +199,8 @@ def _gemm(call: Call) -> Tensor:
     product = alpha * F.linear(a, weight)
     if bias is None:
         return product
-    if call.by_row[0] and bias.ndim == 2 and len(bias) != 1:
-        call.refuse("adds a constant that has its own entry for each row")
+    if call.by_row[0] and bias.ndim == 2:
+        call.require_row(bias)
     return product + beta * bias
 
 
@@ -246,18 +253,52 @@ def _conv_transpose(call: Call) -> Tensor:
     return F.pad(whole, [-amount for amount in _torch_pad(before, after)])
 
 
+def _is_plain(before: Sequence[int], after: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Whether PyTorch's pools take this padding themselves."""
+    return list(before) == list(after) and all(2 * pad <= size for pad, size in zip(before, kernel, strict=True))
+
+
+def _windows(
+    call: Call,
+    lengths: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    before: list[int],
+    after: list[int],
+) -> tuple[list[int], list[int]]:
+    """For pools padded beforehand: each axis's number of windows, and how far the last reaches over its padding."""
+    counts, over = [], []
+    for length, size, stride, first, last in zip(lengths, kernel, strides, before, after, strict=True):
+        room = length + first + last - size
+        count = room // stride + 1
+        if call.attribute("ceil_mode", 0):
+            count = -(-room // stride) + 1
+            if (count - 1) * stride >= length + first:
+                count -= 1  # a window must begin on the image or on the padding before it
+        counts.append(count)
+        over.append(max((count - 1) * stride - room, 0))
+    return counts, over
+
+
+def _first(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """The first so many entries of each spatial axis."""
+    return x[(slice(None), slice(None), *(slice(count) for count in counts))]
+
+
 def _max_pool(call: Call) -> Tensor:
     x = call.value()
     kernel = list(call.attribute("kernel_shape"))
     strides, dilations, before, after = _paddings(call, x, kernel)
-    if before != after or any(2 * pad > size for pad, size in zip(before, kernel, strict=True)):
-        # A window that reaches over the edge holds the edge itself, so repeating the edge leaves every maximum as it
-        # is, and, unlike minus infinity, every value finite.
-        if max(dilations) > 1:
-            call.refuse("pads unevenly and dilates, which gatewise does not run")
-        x, before = F.pad(x, _torch_pad(before, after), mode="replicate"), [0] * len(before)
     function: Callable[..., Tensor] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
-    return function(x, kernel, strides, before, dilations, bool(call.attribute("ceil_mode", 0)))
+    if _is_plain(before, after, kernel):
+        return function(x, kernel, strides, before, dilations, bool(call.attribute("ceil_mode", 0)))
+    # A window that reaches over the edge holds the edge itself, so repeating the edge leaves every maximum as it is,
+    # and, unlike minus infinity, every value finite.
+    if max(dilations) > 1:
+        call.refuse("pads unevenly and dilates, which gatewise does not run")
+    counts, over = _windows(call, x.shape[2:], kernel, strides, before, after)
+    after = [last + more for last, more in zip(after, over, strict=True)]
+    return _first(function(F.pad(x, _torch_pad(before, after), mode="replicate"), kernel, strides), counts)
 
 
 def _average_pool(call: Call) -> Tensor:
@@ -266,17 +307,19 @@ def _average_pool(call: Call) -> Tensor:
     strides, dilations, before, after = _paddings(call, x, kernel)
     if max(dilations) > 1:
         call.refuse("dilates, which gatewise does not run")
-    rounds_up, counts_padding = bool(call.attribute("ceil_mode", 0)), bool(call.attribute("count_include_pad", 0))
     function: Callable[..., Tensor] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
-    if before == after and all(2 * pad <= size for pad, size in zip(before, kernel, strict=True)):
-        return function(x, kernel, strides, before, rounds_up, counts_padding)
+    ceil_mode, counts_padding = bool(call.attribute("ceil_mode", 0)), bool(call.attribute("count_include_pad", 0))
+    if _is_plain(before, after, kernel):
+        return function(x, kernel, strides, before, ceil_mode, counts_padding)
+    counts, over = _windows(call, x.shape[2:], kernel, strides, before, after)
+    beyond = _torch_pad([0] * len(over), over)
+
+    def sums(image: Tensor) -> Tensor:
+        return _first(function(F.pad(image, beyond), kernel, strides), counts)
+
     padding = _torch_pad(before, after)
-    padded = function(F.pad(x, padding), kernel, strides, 0, rounds_up)
-    return (
-        padded
-        if counts_padding
-        else padded / function(F.pad(torch.ones_like(x[:1]), padding), kernel, strides, 0, rounds_up)
-    )
+    counted = F.pad(torch.ones_like(x[:1, :1]), padding, value=float(counts_padding))
+    return sums(F.pad(x, padding)) / sums(counted)
 
 
 def _global_average_pool(call: Call) -> Tensor:
@@ -365,6 +408,16 @@ def _unsqueeze(call: Call) -> Tensor:
     return call.reshaped(wanted)
 
 
+def _expand(call: Call) -> Tensor:
+    have = call.shape()
+    wanted = torch.broadcast_shapes(have, call.ints(1, "shape") or [])
+    if not call.by_row[0]:
+        return call.value().expand(wanted)
+    if len(wanted) != len(have) or wanted[0] != have[0]:
+        call.refuse("repeats along the batch axis")
+    return call.value().expand(-1, *wanted[1:])
+
+
 def _transpose(call: Call) -> Tensor:
     x = call.value()
     order = call.attribute("perm") or list(reversed(range(x.ndim)))
@@ -378,8 +431,11 @@ def _concat(call: Call) -> Tensor:
     axis = call.attribute("axis", 1) % values[0].ndim
     if not any(call.by_row):
         return torch.cat(values, axis)
-    if axis == 0 or any(len(value) != 1 for value, by_row in zip(values, call.by_row, strict=True) if not by_row):
-        call.refuse("joins along the batch axis, or the rows with a constant that has its own entry for each of them")
+    if axis == 0:
+        call.refuse("joins along the batch axis")
+    for value, by_row in zip(values, call.by_row, strict=True):
+        if not by_row:
+            call.require_row(value)
     rows = next(len(value) for value, by_row in zip(values, call.by_row, strict=True) if by_row)
     return torch.cat([value.expand(rows, *value.shape[1:]) for value in values], axis)
 
@@ -475,6 +531,7 @@ OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "ConvTranspose": _conv_transpose,
     "Div": _elementwise(_divide),
     "Dropout": _dropout,
+    "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
     "Gemm": _gemm,
@@ -487,6 +544,7 @@ OPERATIONS: dict[str, Callable[[Call], Tensor]] = {
     "Max": _elementwise(torch.maximum),
     "MaxPool": _max_pool,
     "Min": _elementwise(torch.minimum),
+    "Mod": _elementwise(torch.remainder),
     "Mul": _elementwise(torch.mul),
     "Neg": lambda call: -call.value(),
     "PRelu": _prelu,

@@ -11,9 +11,9 @@ _COLUMNS = {
     "success": ("success", "{:.1%}"),
     "robust_accuracy": ("robust", "{:.1%}"),
     "mean_value": ("loss", "{:.4g}"),
-    "backwards_per_row": ("backward", "{:.1f}"),
-    "forwards_per_row": ("forward", "{:.1f}"),
-    "seconds": ("seconds", "{:.1f}"),
+    "backwards_per_row": ("back", "{:.0f}"),
+    "forwards_per_row": ("forw", "{:.0f}"),
+    "seconds": ("s", "{:.1f}"),
     "max_violation": ("outside", "{:g}"),
 }
 
@@ -22,11 +22,12 @@ def attack_table(summary: dict[str, Any]) -> Table:
     """The summary of an attack (`summary.json`'s content) as a table, one row a method."""
     table = Table(
         title=f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}",
-        caption="success of the rows right at the start · robust: rows still right · mean loss · passes a row · "
-        "largest distance outside the set",
+        caption="success of the rows right at the start · robust: rows still right · mean loss · backward "
+        "and forward passes a row · seconds · largest distance outside the set",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )

@@ -55,10 +55,9 @@ def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
             pictures.append((column.title, column.images[row], column.captions[row], column.marked[row]))
             pictures.append(("difference", change[row], "", False))
         for axes, (title, image, caption, marked) in zip(line, pictures, strict=True):
-            picture = _picture(image)
+            picture = _picture(image if title == "difference" else (image - low) / (high - low)).clamp(0, 1)
             shade = "RdBu_r" if title == "difference" and picture.ndim == 2 else "gray"
-            limits = (0.0, 1.0) if title == "difference" else (low, high)
-            axes.imshow(picture.clamp(*limits).sub(limits[0]).div(limits[1] - limits[0]), cmap=shade, vmin=0, vmax=1)
+            axes.imshow(picture.numpy(), cmap=shade, vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.set_xlabel(caption, fontsize=6, color="firebrick" if marked else "black")

@@ -1,0 +1,197 @@
+"""`gatewise attack`: what it writes, and that it writes the same again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from gatewise.cli import main
+
+needs_data = pytest.mark.skipif("GATEWISE_DATA" not in os.environ, reason="GATEWISE_DATA is not set")
+
+
+def attack(weights: str, *more: str) -> list[str]:
+    base = ["attack", "--model", "little_networks:network", "--weights", weights, "--data", "digits"]
+    return [*base, "--count", "30", "--radius", "0.2", "--budget", "12", "--device", "cpu", *more]
+
+
+def summary(folder) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_writes_summary_points_and_gallery(workplace, trained_weights, capsys):
+    methods = ["--method", "pgd", "--method", "apgd", "--method", "adr-gd:step_size=0.5,gates=last"]
+    assert main(attack(trained_weights, *methods, "--out", "found")) == 0
+    assert sorted(path.name for path in (workplace / "found").iterdir()) == [
+        "gallery.png",
+        "points.safetensors",
+        "summary.json",
+    ]
+    told = summary(workplace / "found")
+    assert told["rows"] == 30
+    assert list(told["methods"]) == ["pgd", "apgd", "adr-gd:step_size=0.5,gates=last"]
+    for measured in told["methods"].values():
+        assert set(measured) == {
+            "success", "mean_value", "forwards_per_row", "backwards_per_row", "seconds", "max_violation",
+            "robust_accuracy",
+        }  # fmt: skip
+        assert measured["max_violation"] == 0
+        assert measured["backwards_per_row"] <= 12
+    points = load_file(workplace / "found" / "points.safetensors")
+    assert set(points) == {"index", "labels", "clean", *told["methods"]}
+    assert points["pgd"].shape == points["clean"].shape == (30, 1, 8, 8)
+    assert (workplace / "found" / "gallery.png").read_bytes().startswith(b"\x89PNG")
+    assert "pgd" in capsys.readouterr().out
+
+
+def test_success_is_reproduced_from_the_points_alone(workplace, trained_weights):
+    assert main(attack(trained_weights, "--method", "pgd", "--out", "found")) == 0
+    from little_networks import network
+
+    module = network()
+    module.load_state_dict(load_file(trained_weights))
+    points = load_file("found/points.safetensors")
+    right = module(points["clean"]).argmax(1) == points["labels"]
+    fooled = module(points["pgd"]).argmax(1) != points["labels"]
+    measured = summary(workplace / "found")["methods"]["pgd"]
+    assert 0 < measured["success"] == pytest.approx((fooled & right).sum().item() / right.sum().item())
+    assert measured["robust_accuracy"] == pytest.approx((right & ~fooled).double().mean().item())
+    assert summary(workplace / "found")["clean_accuracy"] == pytest.approx(right.double().mean().item())
+    assert (points["pgd"].double() - points["clean"].double()).abs().max() <= 0.2
+    assert points["pgd"].min() >= 0
+    assert points["pgd"].max() <= 1
+
+
+def test_same_command_gives_the_same_bytes(workplace, trained_weights):
+    methods = ["--method", "pgd:random_start=true", "--method", "adr-gd", "--restarts", "2", "--norm", "l2"]
+    for folder in ("one", "two"):
+        assert main(attack(trained_weights, *methods, "--out", folder)) == 0
+    one, two = ((workplace / folder / "points.safetensors").read_bytes() for folder in ("one", "two"))
+    assert one == two
+    with safe_open("one/points.safetensors", "pt") as file:
+        assert len(file.metadata() or {}) <= 1
+
+
+def test_rows_draw_the_same_numbers_whatever_is_beside_them(workplace, trained_weights):
+    flags = ["--method", "pgd:random_start=true", "--full-budget"]
+    assert main(attack(trained_weights, *flags, "--out", "together")) == 0
+    assert main(attack(trained_weights, *flags, "--batch", "7", "--out", "apart")) == 0
+    together, apart = (
+        load_file(f"{folder}/points.safetensors")["pgd:random_start=true"] for folder in ("together", "apart")
+    )
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+
+
+def test_radius_zero_returns_the_images_bit_for_bit(workplace, trained_weights):
+    assert main(attack(trained_weights, "--method", "pgd", "--method", "apgd", "--radius", "0", "--out", "found")) == 0
+    points = load_file("found/points.safetensors")
+    assert torch.equal(points["pgd"], points["clean"])
+    assert torch.equal(points["apgd"], points["clean"])
+    assert summary(workplace / "found")["methods"]["pgd"]["success"] == 0
+
+
+def test_full_budget_spends_it_and_raises_the_loss(workplace, trained_weights):
+    assert main(attack(trained_weights, "--method", "pgd", "--radius", "0.4", "--out", "first")) == 0
+    assert main(attack(trained_weights, "--method", "pgd", "--radius", "0.4", "--full-budget", "--out", "all")) == 0
+    first, spent = (summary(workplace / folder)["methods"]["pgd"] for folder in ("first", "all"))
+    assert spent["backwards_per_row"] == 12
+    assert first["backwards_per_row"] <= 12
+    assert spent["mean_value"] > first["mean_value"]
+    assert spent["success"] >= first["success"]
+
+
+@pytest.mark.parametrize("aim", [["--target", "3"], ["--targeted", "next"]])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+def test_targeted_success_means_the_target(workplace, trained_weights, aim, loss):
+    flags = ["--method", "pgd", "--loss", loss, "--radius", "0.5", *aim, "--out", "found"]
+    assert main(attack(trained_weights, *flags)) == 0
+    from little_networks import network
+
+    module = network()
+    module.load_state_dict(load_file(trained_weights))
+    points = load_file("found/points.safetensors")
+    labels = points["labels"]
+    targets = torch.full_like(labels, 3) if aim[0] == "--target" else (labels + 1) % 10
+    attacked = (module(points["clean"]).argmax(1) == labels) & (labels != targets)
+    reached = attacked & (module(points["pgd"]).argmax(1) == targets)
+    measured = summary(workplace / "found")["methods"]["pgd"]
+    assert 0 < measured["success"] == pytest.approx(reached.sum().item() / attacked.sum().item())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_every_norm_stays_inside(workplace, trained_weights, norm):
+    radius = {"linf": "8/255", "l2": "0.7", "l1": "3"}[norm]
+    flags = ["--norm", norm, "--method", "pgd", "--method", "adr-gd", "--radius", radius, "--out", "found"]
+    assert main(attack(trained_weights, *flags)) == 0
+    assert all(m["max_violation"] == 0 for m in summary(workplace / "found")["methods"].values())
+
+
+def test_seconds_without_a_budget_restart_until_the_time_is_spent(workplace, trained_weights):
+    flags = [
+        "--data",
+        "digits",
+        "--count",
+        "5",
+        "--radius",
+        "0.02",
+        "--seconds",
+        "1.0",
+        "--method",
+        "pgd",
+        "--out",
+        "found",
+    ]
+    assert main(["attack", "--model", "little_networks:network", "--weights", trained_weights, *flags]) == 0
+    measured = summary(workplace / "found")["methods"]["pgd"]
+    assert 0.5 < measured["seconds"] < 3
+    assert measured["backwards_per_row"] > 100
+
+
+def test_normalisation_goes_inside(workplace, trained_weights):
+    flags = ["--method", "pgd", "--mean", "0", "--std", "1", "--out", "found"]
+    assert main(attack(trained_weights, *flags)) == 0
+    assert main(attack(trained_weights, "--method", "pgd", "--out", "plain")) == 0
+    assert torch.equal(load_file("found/points.safetensors")["pgd"], load_file("plain/points.safetensors")["pgd"])
+
+
+def test_training_mode_is_warned_of_and_does_not_matter(workplace, trained_weights):
+    flags = ["--weights", trained_weights, "--data", "digits", "--count", "5", "--radius", "0.1", "--out", "found"]
+    with pytest.warns(UserWarning, match="training mode"):
+        assert main(["attack", "--model", "little_networks:in_training_mode", *flags]) == 0
+
+
+def test_methods_are_listed_with_a_line_each(capsys):
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("pgd", "apgd", "adr-gd", "adr-gd-reference", "restarts"))
+
+
+def test_the_installed_command_runs():
+    done = subprocess.run(
+        [sys.executable, "-m", "gatewise.cli", "methods"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "adr-gd" in done.stdout
+
+
+@needs_data
+def test_robust_mnist_network_as_measured(tmp_path, monkeypatch):
+    """The robust network of Yu & Gao at linf 0.2: PGD succeeds on at least 20 of 100 images, APGD on at least 19."""
+    weights = os.path.join(os.path.abspath(os.environ["GATEWISE_DATA"]), "models/adr_gd_mnist/mnist_pgd.pt")
+    monkeypatch.chdir(tmp_path)
+    flags = (
+        "--model zoo:adr-mnist-cnn --data mnist:test --count 100 --norm linf --radius 0.2 --loss margin --budget 100"
+    )
+    methods = "--method pgd --method apgd --method adr-gd --seed 0 --out found"
+    assert main(["attack", "--weights", weights, *flags.split(), *methods.split()]) == 0
+    measured = summary(tmp_path / "found")["methods"]
+    assert measured["pgd"]["success"] >= 0.20
+    assert measured["apgd"]["success"] >= 0.19
+    assert all(entry["max_violation"] == 0 for entry in measured.values())
