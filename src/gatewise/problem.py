@@ -73,5 +73,5 @@ def input_gradient(value: Tensor, x: Tensor) -> Tensor:
     """The gradient of `value` (batch,) in `x` (batch, …), zero where it does not depend on it. Frees the graph."""
     if not value.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), allow_unused=True)
     return torch.zeros_like(x) if gradient is None else gradient

@@ -57,7 +57,7 @@ def _solve(hessian: np.ndarray, slope: Tensor, matrix: Tensor, offset: Tensor) -
     )
     if flag not in (OPTIMAL, UNBOUNDED):
         raise UnsupportedProblem(
-            f"daqp gave up on a program over the polyhedron (exit flag {flag}); rescale its rows, or leave out redundant "
-            "ones."
+            f"daqp gave up on a program over the polyhedron (exit flag {flag}); rescale its rows, or drop "
+            "redundant ones."
         )
     return torch.from_numpy(x), flag

@@ -36,8 +36,8 @@ class CutPolyhedron(Domain):
             n = self.polyhedron._points(like).shape[1]
             lower, upper = (bound.cpu().expand(like.shape).flatten(1) for bound in self.box.bounds(like.double()))
             eye = torch.eye(n, dtype=torch.float64)
-            faces = Polyhedron(torch.cat([eye, -eye]), torch.cat([upper, -lower], dim=1), interior=(lower + upper) / 2)
-            self._built[like.shape] = self.polyhedron.meet(faces)
+            offset = torch.cat([upper, -lower], dim=1)
+            self._built[like.shape] = self.polyhedron.with_faces(torch.cat([eye, -eye]), offset)
         return self._built[like.shape]
 
     def project(self, x: Tensor) -> Tensor:

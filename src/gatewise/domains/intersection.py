@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -107,6 +107,8 @@ def _join(first: Domain, second: Domain) -> Domain | None:
             return CutSimplex(first, second)
         case Polyhedron(), Intervals():
             return CutPolyhedron(first, second)
+        case ((CutBall() | CutSimplex() | CutPolyhedron()), Intervals()):
+            return replace(first, box=_join(first.box, second))
         case Polyhedron(), Polyhedron():
-            return first.meet(second)
+            return first.with_faces(second._matrix, second._offset)
     return None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gatewise.domains.balls import Ball
 from gatewise.domains.base import Domain
+from gatewise.domains.polyhedron import Polyhedron
 from gatewise.errors import InvalidInput, UnsupportedProblem
 from gatewise.geometry import HalfSpaces, per_row, row_norm
 from gatewise.streams import RowStreams
@@ -27,7 +28,7 @@ FAR_POINTS = 8
 class Pair(Domain):
     """The points that two sets share, through nothing but the projections on each.
 
-    The norm and the size are those of the ball among the two, else of the first.
+    The norm and the size are those of the ball among the two, else of the first that has a size.
 
     Raises:
         InvalidInput: at first use, where no common point is found.
@@ -64,8 +65,8 @@ class Pair(Domain):
         )
 
     def sample(self, streams: RowStreams, like: Tensor) -> Tensor:
-        """Draws from the set that lends the norm, projected: not uniform."""
-        return self.project(self._measure.sample(streams, like))
+        """Draws from the set that lends the norm (from the other where it is unbounded), projected: not uniform."""
+        return self.project(self._draw(streams, like))
 
     def size(self, like: Tensor) -> Tensor:
         """The size of the set that lends the norm, (batch,)."""
@@ -81,7 +82,15 @@ class Pair(Domain):
 
     @property
     def _measure(self) -> Domain:
-        return self.second if isinstance(self.second, Ball) and not isinstance(self.first, Ball) else self.first
+        """The set that lends the norm."""
+        return min(self.first, self.second, key=lambda member: (not isinstance(member, Ball), not _sized(member)))
+
+    def _draw(self, streams: RowStreams, like: Tensor) -> Tensor:
+        try:
+            return self._measure.sample(streams, like)
+        except UnsupportedProblem:
+            other = self.second if self._measure is self.first else self.first
+            return other.sample(streams, like)
 
     @property
     def _names(self) -> str:
@@ -136,10 +145,15 @@ class Pair(Domain):
             ways = torch.randn(FAR_POINTS, *like.shape[1:], generator=generator, dtype=torch.float64).to(like.device)
             everyone = torch.ones(len(like), dtype=torch.bool, device=like.device)
             start = self._dykstra(torch.zeros_like(like, dtype=torch.float64), everyone)
-            reach = per_row(self._measure.size(start), start)
+            bounded = any(_sized(member) for member in (self.first, self.second))
+            reach = per_row(self._measure.size(start) if bounded else 1 + row_norm(start), start)
             points = [self._dykstra(start + reach * sign * way, everyone) for way in ways for sign in (1, -1)]
             self._inner[key] = torch.stack(points).mean(0)
         return self._inner[key]
+
+
+def _sized(member: Domain) -> bool:
+    return not (isinstance(member, Polyhedron) and not member.sized)
 
 
 def stacked(first: HalfSpaces, second: HalfSpaces) -> HalfSpaces:

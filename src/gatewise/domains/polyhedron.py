@@ -45,7 +45,7 @@ class Polyhedron(Domain):
     _offset: Tensor = field(init=False, repr=False)
     _center: Tensor = field(init=False, repr=False)
     _radius: Tensor = field(init=False, repr=False)
-    _sized: bool = field(init=False, repr=False, default=True)
+    sized: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self):
         matrix, offset = as_data("matrix", self.matrix).double().cpu(), as_data("offset", self.offset).double().cpu()
@@ -77,7 +77,7 @@ class Polyhedron(Domain):
                 )
             return points.expand(rows, n)
         found = [_programs.inscribed_center(self._normals, level / row_norm(self._matrix)) for level in self._offset]
-        object.__setattr__(self, "_sized", all(sized for _, sized in found))
+        object.__setattr__(self, "sized", all(sized for _, sized in found))
         return torch.stack([center for center, _ in found])
 
     def violation(self, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Polyhedron(Domain):
     def size(self, like: Tensor) -> Tensor:
         """The radius of the largest ball inside, (batch,); with `interior` given, of the largest ball around it."""
         self._points(like)
-        if not self._sized:
+        if not self.sized:
             raise UnsupportedProblem(
                 "The polyhedron holds balls of any radius, so it has no size to measure steps by; add rows that bound "
                 "it, or intersect it with a box or a ball."
@@ -156,16 +156,17 @@ class Polyhedron(Domain):
             self._offset.to(like),
         )
 
-    def meet(self, other: Polyhedron) -> Polyhedron:
-        """The polyhedron of both sets' rows."""
-        rows = max(len(self._offset), len(other._offset))
-        if {len(self._offset), len(other._offset)} - {1, rows} or self._matrix.shape[1] != other._matrix.shape[1]:
+    def with_faces(self, matrix: Tensor, offset: Tensor) -> Polyhedron:
+        """The polyhedron with rows `matrix` (k, n) and `offset` (k,) or (batch, k) added."""
+        offset = torch.atleast_2d(offset)
+        rows = max(len(self._offset), len(offset))
+        if {len(self._offset), len(offset)} - {1, rows} or self._matrix.shape[1] != matrix.shape[1]:
             raise InvalidInput(
-                f"The polyhedra have matrices of {self._matrix.shape[1]} and {other._matrix.shape[1]} columns and offsets "
-                f"of {len(self._offset)} and {len(other._offset)} rows, which do not go together; make them equal."
+                f"The sets are for {len(self._offset)} and {len(offset)} rows of {self._matrix.shape[1]} and "
+                f"{matrix.shape[1]} entries, which do not go together; build both for the same points."
             )
-        offsets = [polyhedron._offset.expand(rows, -1) for polyhedron in (self, other)]
-        return Polyhedron(torch.cat([self._matrix, other._matrix]), torch.cat(offsets, dim=1))
+        offsets = [self._offset.expand(rows, -1), offset.expand(rows, -1)]
+        return Polyhedron(torch.cat([self._matrix, matrix]), torch.cat(offsets, dim=1))
 
     @cached_property
     def _normals(self) -> Tensor:
@@ -209,7 +210,7 @@ class Polyhedron(Domain):
         return center, radius, (offset - self._matrix @ center) / (row_norm(self._matrix) * radius)
 
     def _drawn_in(self, row: int, point: Tensor, like: Tensor) -> Tensor:
-        """`point` (n,) in the dtype and shape of `like` (…), drawn toward the centre until rounding leaves it inside."""
+        """`point` (n,) in dtype and shape of `like` (…), drawn toward the centre until rounding leaves it inside."""
         center, radius, _ = self._local(row)
         offset = self._offset[row if len(self._offset) > 1 else 0]
         share = 0.0

@@ -119,7 +119,8 @@ class ActivationDescent(Method):
                     for half in inconsistency(hyperplane_distance(h, None if norms is None else norms[i]), e):
                         disagreement = disagreement + half.flatten(1).sum(1)
                 lagrangian = problem.measure(x, surrogate.output) + beta * disagreement
-            gradient, *gate_gradients = torch.autograd.grad(lagrangian.sum(), [x, *eta], materialize_grads=True)
+                total = lagrangian.sum()
+            gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             for i, (e, g) in enumerate(zip(eta, gate_gradients, strict=True)):

@@ -127,7 +127,8 @@ class ActivationDescentReference(Method):
                         disagreement = disagreement + half.flatten(1).amax(1)
                 objective = problem.measure(x, self._scaled(surrogate.output, norms[-1]))
                 lagrangian = objective + beta * disagreement
-            gradient, *gate_gradients = torch.autograd.grad(lagrangian.sum(), [x, *eta], materialize_grads=True)
+                total = lagrangian.sum()
+            gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
 
             x = problem.domain.project(x.detach() - self.step_size * _clipped(gradient))
             reached = disagreement.detach()

@@ -199,16 +199,17 @@ def _npz(stream: BinaryIO, path: Path) -> _Source:
                     "write it with numpy.savez(file, images=…, labels=…)."
                 )
             images, labels = arrays["images"], arrays["labels"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
-        if isinstance(problem, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except Exception as problem:  # ValueError, BadZipFile, zlib.error, RuntimeError: whatever the parsers raise
         if "allow_pickle" in str(problem):
             raise InvalidInput(
                 f"The data file {path} holds Python objects, which are not read because they could run code; "
                 "store images and labels as arrays of numbers."
             ) from problem
         raise InvalidInput(f"The data file {path} is truncated or broken ({problem}); write it again.") from problem
-    if images.ndim < 2 or not (images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)):
+    pixels = images.dtype == np.uint8 or np.issubdtype(images.dtype, np.floating)
+    if not pixels or images.ndim < 2 or 0 in images.shape[1:]:
         raise InvalidInput(
             f"The images of {path} must be (N, …) of uint8 or floating-point numbers, got {images.dtype} of shape "
             f"{images.shape}."

@@ -1,0 +1,70 @@
+"""A start, a budget or an objective that cannot be used: one clear sentence, from every method."""
+
+import pytest
+import torch
+
+from gatewise.errors import InvalidInput
+from gatewise.solve import minimize
+
+from .cases import METHODS, linf_images, scalar_in_box
+
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+
+
+def _nan(start):
+    return start.index_fill(0, torch.tensor([1]), torch.nan)
+
+
+STARTS = {
+    "NaN": (_nan, "holds NaN or infinite"),
+    "infinite": (lambda start: start + torch.inf, "holds NaN or infinite"),
+    "integers": (lambda start: start.long(), r"must be float32 or float64, got torch\.int64"),
+    "bytes": (lambda start: (255 * start).to(torch.uint8), r"must be float32 or float64, got torch\.uint8"),
+    "half": (lambda start: start.half(), r"must be float32 or float64, got torch\.float16"),
+    "empty": (lambda start: start[:0], "non-empty batch"),
+    "no batch axis": (lambda start: start.flatten(), "non-empty batch|does not fit points|run on a start"),
+    "wrong shape": (lambda start: start[..., :-1], "does not fit points|cannot be run on a start of shape"),
+}
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("bad", STARTS)
+@pytest.mark.parametrize("problem", [linf_images, scalar_in_box])
+def test_a_start_that_cannot_be_used_gives_a_sentence(method, bad, problem):
+    change, sentence = STARTS[bad]
+    case = problem(torch.float32)
+    before = case.problem.network.meter.forwards
+    with pytest.raises(InvalidInput, match=sentence) as caught:
+        minimize(case.problem, METHODS[method].method, change(case.start), budget=4)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message[0].isupper()
+    if "run on a start" not in message:
+        assert case.problem.network.meter.forwards == before
+
+
+@EVERY_METHOD
+def test_a_start_of_another_dtype_than_the_network_gives_a_sentence(method):
+    case = linf_images(torch.float32)
+    with pytest.raises(InvalidInput, match=r"cannot be run on a start of shape \(3, 1, 6, 6\), torch.float64 on cpu"):
+        minimize(case.problem, METHODS[method].method, case.start.double(), budget=4)
+
+
+@pytest.mark.parametrize("budget", [0, -3])
+def test_a_budget_below_one_gives_a_sentence(budget):
+    case = linf_images(torch.float32)
+    with pytest.raises(InvalidInput, match=rf"budget must be at least 1 backward pass a row, got {budget}"):
+        minimize(case.problem, METHODS["pgd"].method, case.start, budget=budget)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_time_limit_that_is_not_positive_gives_a_sentence(seconds):
+    case = linf_images(torch.float32)
+    with pytest.raises(InvalidInput, match="time limit must be a positive number of seconds"):
+        minimize(case.problem, METHODS["pgd"].method, case.start, seconds=seconds)
+
+
+def test_row_names_that_do_not_match_give_a_sentence():
+    case = linf_images(torch.float32)
+    with pytest.raises(InvalidInput, match="2 row names for 3 rows"):
+        minimize(case.problem, METHODS["pgd"].method, case.start, rows=[1, 2])
