@@ -10,6 +10,7 @@ from torch import Tensor
 from gatewise.domains.balls import L1Ball, L2Ball
 from gatewise.domains.base import Domain
 from gatewise.domains.box import Box
+from gatewise.domains.carved_ball import CarvedBall
 from gatewise.domains.cut_ball import CutBall
 from gatewise.domains.cut_polyhedron import CutPolyhedron
 from gatewise.domains.cut_simplex import CutSimplex
@@ -111,4 +112,10 @@ def _join(first: Domain, second: Domain) -> Domain | None:
             return replace(first, box=_join(first.box, second))
         case Polyhedron(), Polyhedron():
             return first.with_faces(second._matrix, second._offset)
+        case CutBall(ball=L2Ball()), _:
+            return CarvedBall(first.ball, Intersection(first.box, second))
+        case CarvedBall(), _:
+            return CarvedBall(first.ball, Intersection(first.other, second))
+        case L2Ball(), _:
+            return CarvedBall(first, second)
     return None

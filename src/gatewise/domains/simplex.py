@@ -56,6 +56,7 @@ class Simplex(Domain):
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point: all entries lowered by one number and clipped at 0 (Duchi et al., ICML 2008)."""
+        check_points(x)
         return self.project_between(x, x.new_zeros(()), x.new_full((), torch.inf))
 
     def project_between(self, x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

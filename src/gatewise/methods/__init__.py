@@ -6,6 +6,7 @@ from gatewise.methods.adagrad import Adagrad
 from gatewise.methods.adam import Adam
 from gatewise.methods.auto_projected_gradient import AutoProjectedGradient
 from gatewise.methods.base import Method, Start
+from gatewise.methods.gate_reaching_descent import GateReachingDescent
 from gatewise.methods.gradient_descent import GradientDescent
 from gatewise.methods.perturbed_gradient_descent import PerturbedGradientDescent
 from gatewise.methods.projected_gradient import ProjectedGradient
@@ -16,6 +17,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AutoProjectedGradient",
+    "GateReachingDescent",
     "GradientDescent",
     "Method",
     "PerturbedGradientDescent",

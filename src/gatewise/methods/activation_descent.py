@@ -137,8 +137,11 @@ class ActivationDescent(Method):
         """||P|| under the gates eta, by gate; None for M3."""
         if not self.normalise_distances:
             return None
-        held = Surrogate(eta, self.slope, rest=Fixed(surrogate.pattern()))
-        return exact_norms(running.view, surrogate, held) if self.exact_norms else running.at(surrogate, held)
+
+        def hold() -> Surrogate:
+            return Surrogate(eta, self.slope, rest=Fixed(surrogate.pattern()))
+
+        return exact_norms(running.view, surrogate, hold()) if self.exact_norms else running.at(surrogate, hold)
 
 
 _COLUMNS = (

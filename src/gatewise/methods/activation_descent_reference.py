@@ -147,8 +147,12 @@ class ActivationDescentReference(Method):
     def _norms(self, running: RunningNorms, surrogate: Trace, shifted: PerGate) -> list[Tensor]:
         """||P|| by gate and last of the output, as the chosen form divides by it."""
         detached = tuple(e if e is None else e.detach() for e in shifted)
-        held = Surrogate(detached, self.slope, rest=Fixed(surrogate.pattern()))
-        *norms, output = exact_norms(running.view, surrogate, held) if self.exact_norms else running.at(surrogate, held)
+
+        def hold() -> Surrogate:
+            return Surrogate(detached, self.slope, rest=Fixed(surrogate.pattern()))
+
+        exact = self.exact_norms
+        *norms, output = exact_norms(running.view, surrogate, hold()) if exact else running.at(surrogate, hold)
         if self.own_gate_in_norm:
             gates = [None if e is None else torch.sigmoid(self.slope * (e - 0.5)) for e in detached]
             norms = [norm if gate is None else gate * norm for norm, gate in zip(norms, gates, strict=True)]

@@ -2,7 +2,7 @@
 
 from gatewise.network.hyperplanes import exact_norms, squared_norms
 from gatewise.network.piecewise import require_piecewise_linear
-from gatewise.network.rules import Fixed, GateRule, Network, Smoothed, Softplus, Split, Surrogate
+from gatewise.network.rules import Fixed, GateRule, Network, Reaching, Smoothed, Softplus, Split, Surrogate
 from gatewise.network.view import Gate, NetworkView, Trace, view
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "GateRule",
     "Network",
     "NetworkView",
+    "Reaching",
     "Smoothed",
     "Softplus",
     "Split",

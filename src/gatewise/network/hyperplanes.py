@@ -74,16 +74,22 @@ class RunningNorms:
         self.refresh, self.fresh, self.first = refresh, fresh, first
         self._calls = 0
         self._squares: tuple[Tensor, ...] = ()
+        self._norms: tuple[Tensor, ...] = ()
 
-    def at(self, base: Trace, rule: GateRule) -> tuple[Tensor, ...]:
-        """The norms, by gate and last for the output, each (batch, …); arguments as for `squared_norms`."""
+    def at(self, base: Trace, hold: Callable[[], GateRule]) -> tuple[Tensor, ...]:
+        """The norms, by gate and last for the output, each (batch, …).
+
+        `base` is a run whose heights are those under the rule that `hold` gives, which is asked only when it is needed.
+        """
         if self._calls % self.refresh == 0:
+            rule = hold()
             samples = 1 if self._squares else self.first
             draws = [squared_norms(self.view, base, rule, self.streams.normal(base.input)) for _ in range(samples)]
             mean = tuple(torch.stack(by_gate).mean(0) for by_gate in zip(*draws, strict=True))
             self._squares = tuple(map(self._mix, self._squares, mean)) or mean
+            self._norms = tuple(square.sqrt() for square in self._squares)
         self._calls += 1
-        return tuple(square.sqrt() for square in self._squares)
+        return self._norms
 
     def _mix(self, mean: Tensor, sample: Tensor) -> Tensor:
         return mean.lerp(sample, self.fresh)

@@ -5,6 +5,7 @@
     Surrogate    sigmoid(steepness (eta - 1/2)) * z     ADR-GD's smooth gate, own input
     Smoothed     E max(z + s n, 0), n ~ N(0, 1)         gate annealing
     Softplus     t log(1 + exp(z / t))
+    Reaching     max(z, 0), with the derivative of Phi(z / s) z      gradients that reach closed gates
     Split        v                                      a free variable: ADMM, exact encodings
 
 A leaky gate with slope c on the negative side is `c z + (1 - c) * gate`. A rule's lists run over all gates in the
@@ -17,7 +18,7 @@ import abc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,41 @@ class Smoothed(GateRule):
         u = z / s.masked_fill(sharp, 1.0)
         expected = z * torch.special.ndtr(u) + s * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
         return _leaky(torch.where(sharp, torch.relu(z), expected), z, slope)
+
+
+@dataclass(frozen=True, eq=False)
+class Reaching(GateRule):
+    """The gate itself, with the derivative of `Phi(z/s) z`: a gradient that opens and closes gates within reach.
+
+    Far from its hyperplane (|z| much larger than s) a gate passes 1 or 0 as ever; within about s of it the objective
+    also feels the gate move. `deviation` holds s > 0 for each switch: `s = reach * ||P_j||` makes "within reach" a
+    distance in the input. Max-pools pass to their winner.
+    """
+
+    deviation: PerGate
+
+    def switch(self, index, z, slope):
+        """`max(z, 0) + slope min(z, 0)`; backward `slope + (1 - slope) (Phi(u) + u phi(u))` with `u = z / s`."""
+        s = self.deviation[index]
+        if s is None:
+            return Network().switch(index, z, slope)
+        return _ReachingGate.apply(z, s, slope)
+
+
+class _ReachingGate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, s: Tensor, slope: float | Tensor) -> Tensor:
+        ctx.save_for_backward(z, s)
+        ctx.slope = slope
+        return Network().switch(0, z, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        z, s = ctx.saved_tensors
+        # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
+        u = (z / s).nan_to_num(0.0).clamp(-30, 30)
+        share = torch.special.ndtr(u) + u * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
+        return _leaky(share * gradients[0], gradients[0], ctx.slope), None, None
 
 
 @dataclass(frozen=True)
