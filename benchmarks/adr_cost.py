@@ -1,8 +1,9 @@
 """What an ADR-GD iteration costs beside a PGD step on the same batch, in one run.
 
-For each network the two methods run in turn, several rounds of `--steps` iterations each; a ratio is ADR-GD's time per iteration over
-PGD's, by round, and the median over rounds is reported with its range. Peak memory is the growth of the resident set over the loaded
-network, each method in a process of its own. Weights are random unless the zoo has none to draw: cost does not depend on them.
+For each network the two methods run in turn, several rounds of `--steps` iterations each; a ratio is ADR-GD's time
+per iteration over PGD's, by round, and the median over rounds is reported with its range. Peak memory is the growth
+of the resident set over the loaded network, each method in a process of its own. Weights are random unless the zoo
+has none to draw: cost does not depend on them.
 
 Run by: .venv/bin/python benchmarks/adr_cost.py [--rounds 7] [--steps 12] [--only mnist-cnn,resnet20] [--out FILE]
 The last line printed is one JSON object.
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -71,9 +71,16 @@ def peak_megabytes(case: str, method: str) -> float:
 
 def print_memory(case: str, method: str) -> None:
     problem, images = problem_of(case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
+    before = resident("VmRSS")
     gw.minimize(problem, methods_of(case)[method], images, budget=8, progress=False)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((resident("VmHWM") - before) / 1024)
+
+
+def resident(entry: str) -> int:
+    """Kilobytes, from the kernel's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(entry + ":"))
 
 
 def measure(case: str, rounds: int, steps: int) -> dict[str, object]:
@@ -81,7 +88,9 @@ def measure(case: str, rounds: int, steps: int) -> dict[str, object]:
     methods = methods_of(case)
     for method in methods.values():
         seconds_per_iteration(problem, images, method, 2)
-    timed = [{name: seconds_per_iteration(problem, images, m, steps) for name, m in methods.items()} for _ in range(rounds)]
+    timed = [
+        {name: seconds_per_iteration(problem, images, m, steps) for name, m in methods.items()} for _ in range(rounds)
+    ]
     ratios = sorted(entry["adr-gd"] / entry["pgd"] for entry in timed)
     memory = {name: peak_megabytes(case, name) for name in methods}
     return {

@@ -119,7 +119,7 @@ def attack_objective(loss: str, labels: Tensor, targets: Tensor | None) -> Objec
 def check_images(images: Tensor, labels: Tensor, bounds: tuple[float, float] | None) -> None:
     """Raise InvalidInput, naming the problem and the remedy, for images or labels that cannot be attacked."""
     if len(images) == 0:
-        raise InvalidInput("There are no images to attack; check --count and --indices.")
+        raise InvalidInput("There are no images; check --count and --indices.")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise InvalidInput(
             f"Labels must be int64 of shape ({len(images)},), one an image; "
@@ -133,3 +133,36 @@ def check_images(images: Tensor, labels: Tensor, bounds: tuple[float, float] | N
             f"{bounds[0]:g},{bounds[1]:g}; scale the images (normalise inside the model: --mean, --std), "
             "or give their true range by --bounds LO,HI or none."
         )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise InvalidInput unless `labels` (batch,) lie between 0 and `classes` - 1."""
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise InvalidInput(
+            f"Label {int(labels.max())} does not exist in a model of {classes} classes; check --data and --model."
+        )
+
+
+def plain_logits(network: NetworkView, images: Tensor, batch: int) -> Tensor:
+    """The plain module's logits (images, classes), `batch` images at a time, uncounted and without a graph.
+
+    Raises:
+        InvalidInput: images that the module cannot take, or an output that is not finite logits, a row each.
+    """
+    try:
+        with torch.no_grad():
+            logits = torch.cat([network.plain(piece) for piece in images.split(batch)])
+    except (RuntimeError, ValueError, IndexError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(
+            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    if logits.shape[0] != len(images) or logits.ndim != 2:
+        raise InvalidInput(
+            f"The model returned {tuple(logits.shape)} for {len(images)} images; it must return logits, a row each."
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise InvalidInput("The model returns NaN or infinite logits on the clean images; check its weights.")
+    return logits

@@ -20,10 +20,11 @@ def row_norm(x: Tensor, p: float = 2) -> Tensor:
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """Each row of `x` (batch, …) divided by its 2-norm; a row of zeros stays zero.
-
-    Rows are scaled by their largest entry first, so that gradients of 1e-30 do not underflow when squared.
-    """
+    """Each row of `x` (batch, …) divided by its 2-norm; a row of zeros stays zero."""
+    norm = row_norm(x)
+    if bool((norm > 1e-15).all()):
+        return x / per_row(norm, x)
+    # Squares of entries below 1e-20 underflow in float32: such rows are scaled by their largest entry first.
     largest = x.flatten(1).abs().amax(1)
     scaled = x / per_row(largest.where(largest > 0, 1), x)
     norm = row_norm(scaled)

@@ -129,8 +129,8 @@ def test_violations_follow_their_formulas():
     )
     total, least = x.double().flatten(1).sum(1), x.double().flatten(1).amin(1)
     assert torch.allclose(Simplex().violation(x), torch.maximum((total - 1).abs(), -least))
-    both = Intersection(L2Ball(center, 0.1), Box(0.1, 0.6))
-    assert torch.equal(both.violation(x), L2Ball(center, 0.1).violation(x).maximum(Box(0.1, 0.6).violation(x)))
+    both = Intersection(L2Ball(center, 5.0), Box(0.1, 0.6))
+    assert torch.equal(both.violation(x), L2Ball(center, 5.0).violation(x).maximum(Box(0.1, 0.6).violation(x)))
     polyhedron = Polyhedron(2 * torch.eye(6), torch.ones(6))
     assert torch.allclose(polyhedron.violation(x), (x.double() - 0.5).flatten(1).amax(1).clamp(min=0))
 
@@ -175,7 +175,7 @@ def test_supports_by_hand():
 
 
 def test_equal_data_give_equal_sets_whatever_their_shape():
-    x = points(torch.float32)
+    x = points(torch.float32).sigmoid()
     for box in (
         Box(0, 1),
         Box(torch.zeros(2, 3), 1.0),

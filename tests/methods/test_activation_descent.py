@@ -8,13 +8,15 @@ from torch import Tensor
 
 from gatewise.domains import Box, Intersection, LinfBall
 from gatewise.errors import InvalidInput
-from gatewise.methods import ActivationDescent
+from gatewise.methods import ActivationDescent, Start
+from gatewise.network import view
 from gatewise.objectives import CrossEntropy, Margin
+from gatewise.problem import Problem
 from gatewise.streams import RowStreams
 
 from .trajectories import SEED, assert_same, network, points, trajectory
 
-SIZES, STEPS, LABEL = (4, 7, 6, 5, 3), 40, 1
+SIZES, STEPS, LABEL = (4, 12, 12, 10, 3), 40, 1
 START = points(3, 4)
 OBJECTIVE = -CrossEntropy(torch.full((3,), LABEL))
 DOMAIN = Intersection(LinfBall(START, 0.4), Box(0.0, 1.0))
@@ -101,7 +103,8 @@ class ByHand:
 
 
 def _unit(g: Tensor) -> Tensor:
-    return g / g.norm() if g.norm() > 0 else g
+    g = g / g.abs().max() if g.any() else g  # a gradient of 1e-200 has a direction, too
+    return g / g.norm() if g.any() else g
 
 
 def _compare(method: ActivationDescent, slope: float = 0.0) -> int:
@@ -118,10 +121,11 @@ def _compare(method: ActivationDescent, slope: float = 0.0) -> int:
     return kicks
 
 
-# A steep gate as printed, and a gentle one through which the objective reaches eta.
+# A steep gate as printed, and a gentle one through which the objective reaches eta. Steps of eta are such that they
+# never add up to exactly 1/2, where the penalty has a kink and rounding would decide.
 SETTINGS = {
-    "table 2, random nets": ActivationDescent.preset("random-a", patience=4, exact_norms=True),
-    "table 2, mnist": ActivationDescent.preset("mnist", step_size=0.1, exact_norms=True),
+    "table 2, random nets": ActivationDescent.preset("random-a", gate_step_size=0.83, patience=4, exact_norms=True),
+    "table 2, mnist": ActivationDescent.preset("mnist", step_size=0.1, gate_step_size=0.23, exact_norms=True),
     "gentle": ActivationDescent(
         step_size=0.05, gate_step_size=0.2, slope=20.0, penalty=0.5, penalty_step=0.1, kick_size=0.3, stillness=0.5,
         patience=3, agreement=0.05, penalty_decay=0.05, exact_norms=True,
@@ -147,9 +151,11 @@ def test_the_trajectory_is_that_of_algorithm_1_written_by_hand(setting, ablation
     assert (kicks > 0) == (ablation != "M4"), "kicks are part of what is compared"
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_with_leaky_gates_the_surrogate_is_leaky(setting):
-    _compare(SETTINGS[setting], slope=0.2)
+@pytest.mark.parametrize("leak", [0.2, -0.5])
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_with_leaky_gates_the_surrogate_is_leaky(leak, ablation):
+    """At slope 20, since 1 - s of a steep sigmoid is all rounding."""
+    _compare(_with(SETTINGS["gentle"], **ABLATIONS[ablation]), slope=leak)
 
 
 @pytest.mark.parametrize("ablation", ["M1", "M2", "M3", "M4"])
@@ -160,12 +166,14 @@ def test_each_ablation_changes_the_walk(ablation):
     assert not torch.allclose(whole[-1], without[-1])
 
 
-def test_the_estimated_norms_lead_to_about_the_same_walk():
+def test_norms_cost_one_forward_every_few_steps_and_eight_at_the_start():
     module = network(*SIZES)
-    method = SETTINGS["table 2, random nets"]
-    exact = trajectory(_with(method, kicks=False), module, DOMAIN, OBJECTIVE, START, 20)
-    estimated = trajectory(_with(method, kicks=False, exact_norms=False), module, DOMAIN, OBJECTIVE, START, 20)
-    assert (torch.stack(exact) - torch.stack(estimated)).abs().mean() < 0.05
+    for refresh, extra in ((1, 8 + 11), (3, 8 + 3), (100, 8)):
+        lens = view(module)
+        start = Start(START, 24, RowStreams(SEED, range(3)))
+        list(ActivationDescent(refresh=refresh).iterate(Problem(lens, DOMAIN, OBJECTIVE), start))
+        assert lens.meter.backwards == 3 * 24
+        assert lens.meter.forwards == 3 * (2 * 12 + 1 + extra)
 
 
 def test_partial_gating_gives_eta_to_the_chosen_gates_alone():
@@ -187,7 +195,7 @@ def test_gates_that_are_not_there_give_a_sentence(gates):
 
 
 def test_a_network_without_gates_gives_a_sentence():
-    with pytest.raises(InvalidInput, match="no elementwise gate .* use pgd or apgd"):
+    with pytest.raises(InvalidInput, match=r"no elementwise gate .* use pgd or apgd"):
         trajectory(ActivationDescent(), network(4, 3), DOMAIN, OBJECTIVE, START, 4)
 
 

@@ -12,7 +12,7 @@ from gatewise.streams import RowStreams
 from .trajectories import SEED, assert_same, network, points, trajectory
 
 STEPS = 40
-SIZES = (4, 7, 6, 5)
+SIZES = (4, 12, 12, 10)
 START = points(3, 4) - 0.5
 
 

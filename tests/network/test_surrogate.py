@@ -9,11 +9,11 @@ from gatewise.errors import InvalidInput
 from gatewise.network import Fixed, Surrogate, view
 from gatewise.network.consistency import (
     choose_switches,
-    hyperplane_distance,
-    inconsistency,
+    disagreement,
     per_gate,
     steepest_activation_direction,
 )
+from gatewise.network.hyperplanes import reachable
 
 from .networks import Everything, Lambda, matrices, mlp, pooled
 
@@ -139,27 +139,48 @@ def test_definition_5_2_leaves_a_neuron_with_zero_preactivation_alone():
 
 
 @given(seed=SEEDS)
-def test_inconsistency_is_zero_exactly_where_eta_agrees_with_the_true_pattern(seed):
-    h, eta = _rows(4, 9, seed=seed), torch.rand(4, 9, generator=torch.Generator().manual_seed(seed)).double()
-    should_be_on, should_be_off = inconsistency(h, eta)
-    assert torch.equal(should_be_on > 0, (h > 0) & (eta < 0.5))
-    assert torch.equal(should_be_off > 0, (h < 0) & (eta > 0.5))
-    expected = h.clamp(min=0) * (0.5 - eta).clamp(min=0) + (-h).clamp(min=0) * (eta - 0.5).clamp(min=0)
-    torch.testing.assert_close(should_be_on + should_be_off, expected, rtol=0, atol=1e-15)
+def test_the_disagreement_is_zero_exactly_where_eta_agrees_with_the_true_pattern(seed):
+    generator = torch.Generator().manual_seed(seed)
+    h, eta, norm = _rows(4, 9, seed=seed), torch.rand(4, 9, generator=generator).double(), 0.1 + _rows(4, 9).abs()
+    found = disagreement(h, norm, eta)
+    assert torch.equal(found > 0, ((h > 0) & (eta < 0.5)) | ((h < 0) & (eta > 0.5)))  # equation 7
+    expected = h.clamp(min=0) / norm * (0.5 - eta).clamp(min=0) + (-h).clamp(min=0) / norm * (eta - 0.5).clamp(min=0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-15)  # equation 10
+    torch.testing.assert_close(disagreement(h, None, eta), disagreement(h, torch.ones(4, 9).double(), eta))
 
 
-def test_inconsistency_pushes_x_to_the_hyperplane_and_eta_to_the_pattern():
+def test_the_disagreement_pushes_x_to_the_hyperplane_and_eta_to_the_pattern():
     h, eta = torch.tensor([[2.0, -2.0, 2.0, -2.0]]), torch.tensor([[0.2, 0.9, 0.9, 0.1]])
+    norm = torch.tensor([[1.0, 2.0, 1.0, 1.0]])
     h.requires_grad_(), eta.requires_grad_()
-    sum(half.sum() for half in inconsistency(h, eta)).backward()
-    torch.testing.assert_close(h.grad, torch.tensor([[0.3, -0.4, 0, 0]]))  # equation 11
-    torch.testing.assert_close(eta.grad, torch.tensor([[-2.0, 2.0, 0, 0]]))
+    disagreement(h, norm, eta).sum().backward()
+    torch.testing.assert_close(h.grad, torch.tensor([[0.3, -0.2, 0, 0]]))  # equation 11
+    torch.testing.assert_close(eta.grad, torch.tensor([[-2.0, 1.0, 0, 0]]))
+
+
+def test_at_one_half_and_on_the_hyperplane_the_penalty_does_not_push():
+    """The indicators of the paper's gradients are strict."""
+    h, eta = torch.tensor([[2.0, -2.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.2, 0.9]])
+    h.requires_grad_(), eta.requires_grad_()
+    disagreement(h, None, eta).sum().backward()
+    assert not h.grad.any()
+    assert not eta.grad.any()
+
+
+@pytest.mark.parametrize("norm", [None, torch.full((3, 5), 0.7, dtype=torch.float64)])
+def test_the_written_out_gradients_are_the_true_ones(norm):
+    h, eta = _rows(3, 5).requires_grad_(), torch.rand(3, 5, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda h, eta: disagreement(h, norm, eta), (h, eta))
+    for slope in (0.0, 0.2, -1.0):
+        gate = Lambda(lambda x, slope=slope: torch.nn.functional.leaky_relu(x, slope))
+        lens = view(gate)
+        assert torch.autograd.gradcheck(
+            lambda z, eta, lens=lens: lens.trace(z, Surrogate([eta], 12.0)).output, (h, eta), check_batched_grad=False
+        )
 
 
 def test_a_neuron_that_no_input_reaches_is_left_undivided():
-    h, norm = torch.tensor([[3.0, -4.0]]), torch.tensor([[2.0, 0.0]])
-    assert hyperplane_distance(h, norm).tolist() == [[1.5, -4.0]]
-    assert hyperplane_distance(h, None) is h
+    assert reachable(torch.tensor([2.0, 0.0])).tolist() == [2.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -7,103 +7,85 @@ and a summary out).
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from gatewise.attack import DEFAULT_BUDGET, Loss, Norm, attack, attack_objective, ball_in_box, check_images
+from gatewise.attack import (
+    DEFAULT_BUDGET,
+    Loss,
+    Norm,
+    attack,
+    attack_objective,
+    ball_in_box,
+    check_images,
+    check_labels,
+    plain_logits,
+)
 from gatewise.catalogue import method_named
 from gatewise.combinators import Restarts
 from gatewise.errors import InvalidInput
+from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
 from gatewise.objectives import Margin, Objective
-from gatewise.readers import Images, read_images, read_model
+from gatewise.readers import Images, read_device, read_images, read_model
 from gatewise.report.attack_table import attack_table
+from gatewise.report.folder import all_or_nothing
 from gatewise.report.gallery import Column, draw_gallery
+from gatewise.report.progress import progress_bar
 from gatewise.result import Result
-from gatewise.zoo.normalise import Normalise
+from gatewise.zoo.normalise import normalised
 
 DEFAULT_METHODS = ("pgd", "apgd", "adr-gd")
 _SHOWN = 8  # rows of the gallery
-
-
-def _says(help: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help} | more)
-
-
-def _radius(text: str) -> float:
-    return float(Fraction(text)) if "/" in text else float(text)
-
-
-def _bounds(text: str) -> tuple[float, float] | None:
-    if text == "none":
-        return None
-    low, high = (float(entry) for entry in text.split(","))
-    return low, high
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(entry) for entry in text.split(","))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What `gatewise attack` is asked; the command line has one flag a field."""
 
-    model: str = field(metadata={"help": "ONNX file, .pt2 file, zoo:NAME, or module:callable"})
-    data: str = field(metadata={"help": "digits, mnist:test, cifar10:test, gtsrb:test, an .npz, or a folder of images"})
-    radius: float = field(metadata={"help": "radius of the ball; 8/255 is understood", "parse": _radius})
-    weights: str | None = _says("state dict for the model: .pt or .safetensors")
-    indices: str | None = _says("FILE.csv[:CLASS]: rows by position (first column), of that class column")
-    norm: Norm = _says("norm of the ball", "linf", choices=("linf", "l2", "l1"))
-    method: tuple[str, ...] = _says(
+    model: str = required("ONNX file, .pt2 file, zoo:NAME, or module:callable")
+    data: str = required("digits, mnist:test, cifar10:test, gtsrb:test, an .npz, or a folder of images")
+    radius: float = required("radius of the ball; 8/255 is understood", parse=fraction)
+    weights: str | None = flag("state dict for the model: .pt or .safetensors")
+    indices: str | None = flag("FILE.csv[:CLASS]: rows by position (first column), of that class column")
+    norm: Norm = flag("norm of the ball", "linf", choices=("linf", "l2", "l1"))
+    method: tuple[str, ...] = flag(
         "NAME[:key=value,…]; repeatable, all at the same budget (default: pgd, apgd, adr-gd)",
         DEFAULT_METHODS,
         repeat=True,
     )
-    loss: Loss = _says(
-        "what the attack raises: margin, cross-entropy or DLR", "margin", choices=("margin", "ce", "dlr")
-    )
-    target: int | None = _says("aim every image at this class", parse=int)
-    targeted: Literal["next"] | None = _says("aim each image at class (label + 1) mod K", choices=("next",))
-    restarts: int = _says("runs from random starts; they share the budget", 1, parse=int)
-    budget: int | None = _says("backward passes a row (default 100; unlimited with --seconds)", parse=int)
-    seconds: float | None = _says("time for each method, from model loaded to points final", parse=float)
-    full_budget: bool = _says("do not stop at the first success: spend the budget on raising the loss", False)
-    count: int | None = _says("use the first COUNT rows", parse=int)
-    seed: int = _says("seed of every random draw", 0, parse=int)
-    bounds: tuple[float, float] | None = _says("LO,HI of a pixel, or none", (0.0, 1.0), parse=_bounds)
-    mean: tuple[float, ...] | None = _says("subtracted from each channel inside the model", parse=_numbers)
-    std: tuple[float, ...] | None = _says("divides each channel inside the model", parse=_numbers)
-    batch: int = _says("rows solved together", 100, parse=int)
-    device: str = _says("auto, cpu, cuda, …", "auto")
-    out: str = _says("folder for summary.json, points.safetensors and gallery.png", "out")
+    loss: Loss = flag("what the attack raises: margin, cross-entropy or DLR", "margin", choices=("margin", "ce", "dlr"))
+    target: int | None = flag("aim every image at this class", parse=int)
+    targeted: Literal["next"] | None = flag("aim each image at class (label + 1) mod K", choices=("next",))
+    restarts: int = flag("runs from random starts; they share the budget", 1, parse=int)
+    budget: int | None = flag("backward passes a row (default 100; unlimited with --seconds)", parse=int)
+    seconds: float | None = flag("time for each method, from model loaded to points final", parse=float)
+    full_budget: bool = flag("do not stop at the first success: spend the budget on raising the loss", False)
+    count: int | None = flag("use the first COUNT rows", parse=int)
+    seed: int = flag("seed of every random draw", 0, parse=int)
+    bounds: tuple[float, float] | None = flag("LO,HI of a pixel, or none", (0.0, 1.0), parse=interval)
+    mean: tuple[float, ...] | None = flag("subtracted from each channel inside the model", parse=numbers)
+    std: tuple[float, ...] | None = flag("divides each channel inside the model", parse=numbers)
+    batch: int = flag("rows solved together", 100, parse=int)
+    device: str = flag("auto, cpu, cuda, …", "auto")
+    out: str = flag("folder for summary.json, points.safetensors and gallery.png", "out")
 
     def __post_init__(self):
-        for name in ("restarts", "budget", "seconds", "batch", "count"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(f"--{name} must be positive, got {value}.")
+        check_positive(self, "restarts", "budget", "seconds", "batch", "count")
         if len(set(self.method)) < len(self.method):
             raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
         if self.target is not None and self.targeted is not None:
             raise InvalidInput("--target and --targeted exclude each other; give one.")
-        if self.std is not None and not min(self.std) > 0:
-            raise InvalidInput("Every entry of --std must be positive.")
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise InvalidInput(f"--bounds must be LO,HI with LO below HI, got {self.bounds[0]:g},{self.bounds[1]:g}.")
+        check_deviations(self.std)
+        check_bounds(self.bounds)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -116,11 +98,12 @@ def run(config: Config) -> dict[str, Any]:
         GatewiseError: whatever is wrong, as one sentence.
     """
     methods = _methods(config)
-    network = _network(config)
+    device = read_device(config.device)
+    network = _network(config, device)
     data = read_images(config.data, count=config.count, indices=config.indices)
-    images, labels = data.images.to(_device(config)), data.labels.to(_device(config))
+    images, labels = data.images.to(device), data.labels.to(device)
     check_images(images, labels, config.bounds)
-    clean = _logits(network, images, config.batch)
+    clean = plain_logits(network, images, config.batch)
     targets = _targets(config, labels, clean)
     correct = Margin(labels)(images, clean) > 0
     attacked = correct if targets is None else correct & (targets != labels)
@@ -128,7 +111,7 @@ def run(config: Config) -> dict[str, Any]:
 
     summary: dict[str, Any] = {"rows": len(labels), "clean_accuracy": correct.double().mean().item(), "methods": {}}
     found: dict[str, _Found] = {}
-    with _progress() as bar:
+    with progress_bar() as bar:
         for name, method in methods.items():
             task = bar.add_task(name, total=int(attacked.sum()))
             points, results = images.clone(), []
@@ -153,7 +136,7 @@ def run(config: Config) -> dict[str, Any]:
                 points[rows] = result.x
                 results.append(result)
                 bar.advance(task, len(rows))
-            after = _logits(network, points, config.batch)
+            after = plain_logits(network, points, config.batch)
             summary["methods"][name] = _summary(results) | {
                 "max_violation": domain.violation(points).max().item(),
                 "robust_accuracy": (correct & (Margin(labels)(points, after) > 0)).double().mean().item(),
@@ -184,52 +167,15 @@ def _budget(config: Config) -> int | None:
     return DEFAULT_BUDGET if config.budget is None and config.seconds is None else config.budget
 
 
-def _device(config: Config) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=config.device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidInput(f"The device {config.device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-
-
-def _network(config: Config) -> NetworkView:
+def _network(config: Config, device: torch.device) -> NetworkView:
     module = read_model(config.model, config.weights)
     rows_per_run = getattr(module, "rows_per_run", None)
-    if config.mean is not None or config.std is not None:
-        training = module.training
-        module = nn.Sequential(Normalise(config.mean or (0.0,), config.std or (1.0,)), module)
-        module.training = training
-    return NetworkView(module.to(_device(config)), rows_per_run=rows_per_run)
-
-
-def _logits(network: NetworkView, images: Tensor, batch: int) -> Tensor:
-    """The plain module's logits, uncounted; what PyTorch says of images that do not fit becomes a sentence."""
-    try:
-        with torch.no_grad():
-            logits = torch.cat([network.plain(piece) for piece in images.split(batch)])
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(
-            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    if logits.shape[0] != len(images) or logits.ndim != 2:
-        raise InvalidInput(
-            f"The model returned {tuple(logits.shape)} for {len(images)} images; it must return logits, a row each."
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise InvalidInput("The model returns NaN or infinite logits on the clean images; check its weights.")
-    return logits
+    return NetworkView(normalised(module, config.mean, config.std).to(device), rows_per_run=rows_per_run)
 
 
 def _targets(config: Config, labels: Tensor, logits: Tensor) -> Tensor | None:
     classes = logits.shape[1]
-    if int(labels.max()) >= classes or int(labels.min()) < 0:
-        raise InvalidInput(
-            f"Label {int(labels.max())} does not exist in a model of {classes} classes; check --data and --model."
-        )
+    check_labels(labels, classes)
     if config.targeted == "next":
         return (labels + 1) % classes
     if config.target is None:
@@ -277,22 +223,11 @@ class _Found:
 def _write(
     config: Config, summary: dict[str, Any], data: Images, found: dict[str, _Found], gallery: list[Column]
 ) -> None:
-    """All files or none: they are made in a folder beside and moved into place."""
-    folder = Path(config.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            scratch = Path(made)
-            (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-            tensors = {"index": data.index, "labels": data.labels, "clean": data.images}
-            save_file(
-                tensors | {name: entry.points.cpu() for name, entry in found.items()}, scratch / "points.safetensors"
-            )
-            draw_gallery(scratch / "gallery.png", *gallery)
-            for path in sorted(scratch.iterdir()):
-                os.replace(path, folder / path.name)
-    except OSError as error:
-        raise InvalidInput(f"Nothing can be written to {config.out}: {error.strerror or error}.") from error
+    with all_or_nothing(config.out) as scratch:
+        (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        tensors = {"index": data.index, "labels": data.labels, "clean": data.images}
+        save_file(tensors | {name: entry.points.cpu() for name, entry in found.items()}, scratch / "points.safetensors")
+        draw_gallery(scratch / "gallery.png", *gallery)
 
 
 def _column(title: str, found: _Found, labels: Tensor, shown: Tensor, objective: Objective) -> Column:
@@ -301,9 +236,3 @@ def _column(title: str, found: _Found, labels: Tensor, shown: Tensor, objective:
     classes, losses = logits.argmax(1), -objective(images, logits)
     captions = [f"{chosen}  loss {loss:.3g}" for chosen, loss in zip(classes.tolist(), losses.tolist(), strict=True)]
     return Column(title, images.cpu(), captions, (classes != labels[shown]).tolist())
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -14,8 +14,9 @@ from gatewise.problem import Problem
 class Restarts(Method):
     """The member several times, from random points.
 
-    The first run begins at the given point; the budget is shared equally. With `times=None` it goes on until it is
-    stopped, by the clock for instance; each run then has the length that the member takes without a budget.
+    The first run begins at the given point; the budget is shared equally. With `times=None` and no
+    budget it goes on until it is stopped, by the clock for instance; each run then has the length that the member takes
+    without a budget. With a budget, `times=None` is one run.
     """
 
     name: ClassVar[str] = "restarts"

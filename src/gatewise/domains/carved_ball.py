@@ -97,8 +97,8 @@ class CarvedBall(Domain):
         anchor = self.other.project(self.ball.center.to(like.dtype).expand(like.shape))
         if (self.ball.violation(anchor) > 0).any():
             raise InvalidInput(
-                f"The ball and the {type(self.other).__name__} have no {like.dtype} point in common in some row; enlarge "
-                "the radius or move the center."
+                f"The ball and the {type(self.other).__name__} have no {like.dtype} point in common in some row; "
+                "enlarge the radius or move the center."
             )
         self._met.add((like.dtype, like.shape))
 
@@ -117,8 +117,8 @@ class CarvedBall(Domain):
             UnsupportedProblem: always.
         """
         raise UnsupportedProblem(
-            f"An l2 ball cut by a {type(self.other).__name__} has no exact support function here; intersect the ball with "
-            "a box, or leave it out."
+            f"An l2 ball cut by a {type(self.other).__name__} has no exact support function here; intersect the "
+            "ball with a box, or leave it out."
         )
 
     def sample(self, streams: RowStreams, like: Tensor) -> Tensor:

@@ -112,8 +112,8 @@ def _join(first: Domain, second: Domain) -> Domain | None:
             return replace(first, box=_join(first.box, second))
         case Polyhedron(), Polyhedron():
             return first.with_faces(second._matrix, second._offset)
-        case CutBall(ball=L2Ball()), _:
-            return CarvedBall(first.ball, Intersection(first.box, second))
+        case CutBall(ball=L2Ball() as ball), _:
+            return CarvedBall(ball, Intersection(first.box, second))
         case CarvedBall(), _:
             return CarvedBall(first.ball, Intersection(first.other, second))
         case L2Ball(), _:

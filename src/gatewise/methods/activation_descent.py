@@ -25,8 +25,8 @@ from torch import Tensor
 
 from gatewise.geometry import row_norm, unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
-from gatewise.network.consistency import choose_switches, hyperplane_distance, inconsistency, per_gate
-from gatewise.network.hyperplanes import RunningNorms, exact_norms
+from gatewise.network.consistency import choose_switches, disagreement, per_gate
+from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
 from gatewise.network.rules import Fixed, PerGate, Surrogate
 from gatewise.network.view import Trace
 from gatewise.problem import Iterate, Problem
@@ -113,23 +113,24 @@ class ActivationDescent(Method):
                 relaxed = [e if self.objective_moves_gates else e.detach() for e in eta]
                 surrogate = network.trace(x, Surrogate(per_gate(true, chosen, relaxed), self.slope))
                 norms = self._norms(running, surrogate, per_gate(true, chosen, [e.detach() for e in eta]))
-                disagreement = torch.zeros_like(beta)
+                apart = torch.zeros_like(beta)
                 for i, e in zip(chosen, eta, strict=True):
                     h = true.preactivations[i] if self.penalty_moves_input else true.preactivations[i].detach()
-                    for half in inconsistency(hyperplane_distance(h, None if norms is None else norms[i]), e):
-                        disagreement = disagreement + half.flatten(1).sum(1)
-                lagrangian = problem.measure(x, surrogate.output) + beta * disagreement
+                    apart = apart + disagreement(h, None if norms is None else norms[i], e).flatten(1).sum(1)
+                lagrangian = problem.measure(x, surrogate.output) + beta * apart
                 total = lagrangian.sum()
             gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             for i, (e, g) in enumerate(zip(eta, gate_gradients, strict=True)):
                 still = (t - last_kick[i] > self.patience) & (row_norm(g) < self.stillness) & self.kicks
-                noise = self.kick_size * start.streams.normal(g, only=still)
-                last_kick[i] = last_kick[i].masked_fill(still, t)
-                eta[i] = (e.detach() - self.gate_step_size * (unit_rows(g) + noise)).clamp(0, 1)
-            reached = disagreement.detach()
-            change = torch.where(reached < self.agreement, -self.penalty_decay, self.penalty_step * reached)
+                direction = unit_rows(g)
+                if bool(still.any()):
+                    direction = direction + self.kick_size * start.streams.normal(g, only=still)
+                    last_kick[i] = last_kick[i].masked_fill(still, t)
+                eta[i] = e.detach().sub(direction, alpha=self.gate_step_size).clamp_(0, 1)
+            apart = apart.detach()
+            change = torch.where(apart < self.agreement, -self.penalty_decay, self.penalty_step * apart)
             beta = (beta + change).clamp_min(0)
         yield problem.at(x)
 
@@ -141,7 +142,9 @@ class ActivationDescent(Method):
         def hold() -> Surrogate:
             return Surrogate(eta, self.slope, rest=Fixed(surrogate.pattern()))
 
-        return exact_norms(running.view, surrogate, hold()) if self.exact_norms else running.at(surrogate, hold)
+        if self.exact_norms:
+            return tuple(map(reachable, exact_norms(running.view, surrogate, hold())))
+        return running.at(surrogate, hold)
 
 
 _COLUMNS = (

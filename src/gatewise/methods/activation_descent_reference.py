@@ -31,8 +31,8 @@ from torch import Tensor
 
 from gatewise.geometry import per_row, row_norm
 from gatewise.methods.base import Method, Start, Steps, require_positive
-from gatewise.network.consistency import choose_switches, hyperplane_distance, inconsistency, per_gate
-from gatewise.network.hyperplanes import RunningNorms, exact_norms
+from gatewise.network.consistency import choose_switches, disagreement, per_gate
+from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
 from gatewise.network.rules import Fixed, PerGate, Surrogate
 from gatewise.network.view import Trace
 from gatewise.problem import Iterate, Problem
@@ -121,18 +121,19 @@ class ActivationDescentReference(Method):
                 shifted = per_gate(true, chosen, [e - _THRESHOLD_SHIFT for e in eta])
                 surrogate = network.trace(x, Surrogate(shifted, self.slope))
                 norms = self._norms(running, surrogate, shifted)
-                disagreement = torch.zeros_like(beta)
+                apart = torch.zeros_like(beta)
                 for i, e in zip(chosen, eta, strict=True):
-                    for half in inconsistency(hyperplane_distance(true.preactivations[i], norms[i]), e):
-                        disagreement = disagreement + half.flatten(1).amax(1)
-                objective = problem.measure(x, self._scaled(surrogate.output, norms[-1]))
-                lagrangian = objective + beta * disagreement
+                    h = true.preactivations[i]
+                    by_neuron = disagreement(h, norms[i], e)
+                    for half in (by_neuron.where(h > 0, 0.0), by_neuron.where(h <= 0, 0.0)):
+                        apart = apart + half.flatten(1).amax(1)
+                lagrangian = problem.measure(x, self._scaled(surrogate.output, norms[-1])) + beta * apart
                 total = lagrangian.sum()
             gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
 
             x = problem.domain.project(x.detach() - self.step_size * _clipped(gradient))
-            reached = disagreement.detach()
-            beta_gradient = beta_gradient + reached if self.penalty_gradient_accumulates else reached
+            apart = apart.detach()
+            beta_gradient = beta_gradient + apart if self.penalty_gradient_accumulates else apart
             change = torch.where(
                 beta_gradient <= self.agreement, -self.penalty_decay, self.penalty_step * beta_gradient
             )
@@ -153,15 +154,16 @@ class ActivationDescentReference(Method):
 
         exact = self.exact_norms
         *norms, output = exact_norms(running.view, surrogate, hold()) if exact else running.at(surrogate, hold)
+        output = reachable(output)
         if self.own_gate_in_norm:
             gates = [None if e is None else torch.sigmoid(self.slope * (e - 0.5)) for e in detached]
             norms = [norm if gate is None else gate * norm for norm, gate in zip(norms, gates, strict=True)]
-        return [*(norm.clamp_min(self.norm_floor) for norm in norms), output]
+        return [*(reachable(norm.clamp_min(self.norm_floor)) for norm in norms), output]
 
     def _scaled(self, output: Tensor, norm: Tensor) -> Tensor:
         if self.output_scale == "logits":
             return output / per_row(row_norm(output.detach()).clamp_min(1e-30), output)
-        return hyperplane_distance(output, norm) if self.output_scale == "hyperplane" else output
+        return output / norm if self.output_scale == "hyperplane" else output
 
 
 def _clipped(gradient: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 A relative of ADR-GD (Yu & Gao, ICML 2024). Their surrogate's derivative in eta vanishes at saturated gates, so the
 objective cannot choose one; their steepest activation-descent direction (Definition 5.2) does not vanish, but followed
-blindly it switches too many gates at once. Here each gate's relaxed state is tied to x, `nu = Phi(distance / reach)` with
-`distance = h / ||P||` the signed distance to its hyperplane, and the gradient is that of `nu * z`: far gates count as
-they stand, near ones are free to change. The forward pass is the true network's (a straight-through estimator, Bengio
-et al. 2013, arXiv:1308.3432), and the reach falls to 0: a homotopy from all gates free to none (slope annealing).
+blindly it switches too many gates at once. Here each gate's relaxed state is tied to x, `nu = Phi(distance / reach)`
+with `distance = h / ||P||` the signed distance to its hyperplane, and the gradient is that of `nu * z`: far gates
+count as they stand, near ones are free to change. The forward pass is the true network's (a straight-through
+estimator, Bengio et al. 2013, arXiv:1308.3432), and the reach falls to 0: a homotopy from all gates free to none
+(slope annealing).
 
 Legend: h = pre-activations; P = hyperplane normals with gates held at x; reach = distance in units of the set's size.
 

@@ -7,6 +7,8 @@ Legend: eta = relaxed gate in [0, 1]; h = true pre-activation; P = hyperplane no
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,23 +48,40 @@ def per_gate(trace: Trace, chosen: tuple[int, ...], tensors: list[Tensor]) -> Pe
     return tuple(placed.get(i) for i in range(len(trace.gates)))
 
 
-def hyperplane_distance(h: Tensor, norm: Tensor | None) -> Tensor:
-    """`h / ||P||`: the signed distance to each neuron's hyperplane in input units, shaped as h.
+def disagreement(h: Tensor, norm: Tensor | None, eta: Tensor) -> Tensor:
+    """Equation 10 for each neuron, shaped as h: `[h]+/||P|| [1/2 - eta]+ + [-h]+/||P|| [eta - 1/2]+`.
 
-    None leaves h undivided (ablation M3). A neuron that no input reaches under the held gates has ||P|| = 0 and no
-    hyperplane: it is left undivided too.
+    Both halves are one: `max(h/||P|| (1/2 - eta), 0)`, which is positive exactly where gate and pre-activation
+    disagree. `norm` is treated as a constant; None leaves h undivided (ablation M3).
     """
-    return h if norm is None else h / norm.where(norm > 0, 1.0)
+    return _Disagreement.apply(h, norm, eta)
 
 
-def inconsistency(distance: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of equation 10 for each neuron: gates that should be on and are not, gates that should be off
-    and are not.
+class _Disagreement(torch.autograd.Function):
+    """Written out because the penalty is elementwise over every gate: autograd's own form reads memory three times as
+    often.
     """
-    zero = distance.new_zeros(())
-    should_be_on = torch.maximum(distance, zero) * torch.maximum(0.5 - eta, zero)
-    should_be_off = torch.maximum(-distance, zero) * torch.maximum(eta - 0.5, zero)
-    return should_be_on, should_be_off
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, norm: Tensor | None, eta: Tensor) -> Tensor:
+        distance = h.clone() if norm is None else h / norm
+        short = 0.5 - eta
+        disagreement = distance * short
+        apart = disagreement > 0
+        ctx.save_for_backward(short.mul_(apart), distance.mul_(apart), norm)
+        return disagreement.clamp_min_(0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        short, distance, norm = ctx.saved_tensors
+        (gradient,) = gradients
+        to_h = to_eta = None
+        if ctx.needs_input_grad[0]:
+            to_h = gradient * short
+            to_h = to_h if norm is None else to_h.div_(norm)
+        if ctx.needs_input_grad[2]:
+            to_eta = (gradient * distance).neg_()
+        return to_h, None, to_eta
 
 
 def steepest_activation_direction(pattern: Tensor, gradient: Tensor) -> Tensor:

@@ -58,6 +58,13 @@ def exact_norms(view: NetworkView, base: Trace, rule: GateRule) -> tuple[Tensor,
         return tuple(square.sqrt() for square in squares)
 
 
+def reachable(norm: Tensor) -> Tensor:
+    """The norms to divide by: 1 at a neuron that no input reaches under the held gates, which has ||P|| = 0 and no
+    hyperplane, so that its pre-activation stays undivided.
+    """
+    return norm.masked_fill(norm == 0, 1.0)
+
+
 class RunningNorms:
     """`||P_j||` while a method walks: a running mean of samples, refreshed every few calls.
 
@@ -77,7 +84,7 @@ class RunningNorms:
         self._norms: tuple[Tensor, ...] = ()
 
     def at(self, base: Trace, hold: Callable[[], GateRule]) -> tuple[Tensor, ...]:
-        """The norms, by gate and last for the output, each (batch, …).
+        """The norms, by gate and last for the output, each (batch, …), with `reachable` applied.
 
         `base` is a run whose heights are those under the rule that `hold` gives, which is asked only when it is needed.
         """
@@ -87,7 +94,7 @@ class RunningNorms:
             draws = [squared_norms(self.view, base, rule, self.streams.normal(base.input)) for _ in range(samples)]
             mean = tuple(torch.stack(by_gate).mean(0) for by_gate in zip(*draws, strict=True))
             self._squares = tuple(map(self._mix, self._squares, mean)) or mean
-            self._norms = tuple(square.sqrt() for square in self._squares)
+            self._norms = tuple(reachable(square.sqrt()) for square in self._squares)
         self._calls += 1
         return self._norms
 

@@ -111,12 +111,35 @@ class Surrogate(GateRule):
         """`(slope + (1 - slope) sigmoid(steepness (eta - 1/2))) z`."""
         if (eta := self.eta[index]) is None:
             return self.rest.switch(index, z, slope)
-        gate = torch.sigmoid(self.steepness * (eta - 0.5))
-        return (gate if _is_zero(slope) else slope + (1 - slope) * gate) * z
+        return _SurrogateGate.apply(z, eta, self.steepness, slope)
 
     def choice(self, index, z, pool):
         """As `rest` says."""
         return self.rest.choice(index, z, pool)
+
+
+class _SurrogateGate(torch.autograd.Function):
+    """Written out because the gates are most of ADR-GD's memory traffic; the derivatives are those autograd would
+    take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, eta: Tensor, steepness: float, slope: float | Tensor) -> Tensor:
+        s = (eta - 0.5).mul_(steepness).sigmoid_()
+        ctx.save_for_backward(z, s)
+        ctx.steepness, ctx.slope = steepness, slope
+        return _leaky(s * z, z, slope)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        z, s = ctx.saved_tensors
+        (gradient,) = gradients
+        to_z = _leaky(gradient * s, gradient, ctx.slope) if ctx.needs_input_grad[0] else None
+        to_eta = None
+        if ctx.needs_input_grad[1]:
+            to_eta = (1 - s).mul_(s).mul_(gradient).mul_(z).mul_(ctx.steepness)
+            to_eta = to_eta if _is_zero(ctx.slope) else to_eta * (1 - ctx.slope)
+        return to_z, to_eta, None, None
 
 
 @dataclass(frozen=True, eq=False)

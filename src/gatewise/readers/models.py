@@ -18,7 +18,7 @@ from gatewise.readers.weights import read_weights
 _WAYS = "zoo:NAME, MODULE:CALLABLE, a file ending in .onnx, or a torch.export program ending in .pt2"
 
 
-def read_model(name: str, weights: str | Path | None = None) -> nn.Module:
+def read_model(name: str, weights: str | Path | None = None, seed: int = 0) -> nn.Module:
     """The network that `name` means, on the CPU unless its file or callable says otherwise.
 
     Args:
@@ -26,6 +26,7 @@ def read_model(name: str, weights: str | Path | None = None) -> nn.Module:
             folder, which is called without arguments and returns an `nn.Module`; or the path of an `.onnx` or `.pt2`
             file.
         weights: a `.pt`, `.pth` or `.safetensors` state dict for the first two; the files bring their own.
+        seed: of the zoo's draw where there are no weights; a callable draws as it likes.
 
     Returns:
         The module: from the zoo and from files in evaluation mode, from a callable in the mode that it came in.
@@ -35,7 +36,7 @@ def read_model(name: str, weights: str | Path | None = None) -> nn.Module:
     """
     suffix = Path(name).suffix.lower()
     if name.startswith("zoo:"):
-        return zoo.build(name.removeprefix("zoo:"), None if weights is None else read_weights(weights))
+        return zoo.build(name.removeprefix("zoo:"), None if weights is None else read_weights(weights), seed)
     if suffix in (".onnx", ".pt2"):
         if weights is not None:
             raise InvalidInput(f"{name} brings its own weights; leave out --weights.")

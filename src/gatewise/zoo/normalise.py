@@ -29,3 +29,12 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The normalised images, shaped as `x`."""
         return (x - self.mean) / self.std
+
+
+def normalised(module: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+    """The module behind a `Normalise`, in the mode that it is in; the module itself where both are None."""
+    if mean is None and std is None:
+        return module
+    whole = nn.Sequential(Normalise(mean or (0.0,), std or (1.0,)), module)
+    whole.training = module.training
+    return whole

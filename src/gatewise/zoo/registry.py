@@ -20,8 +20,6 @@ from gatewise.zoo.resnet20 import Cifar10ResNet20
 from gatewise.zoo.vgg import Vgg
 from gatewise.zoo.wide_resnet import WideResNet50
 
-_SEED = 0
-
 
 @dataclass(frozen=True)
 class _Architecture:
@@ -50,15 +48,16 @@ NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
 """The networks that `build` knows."""
 
 
-def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+def build(name: str, weights: Mapping[str, Tensor] | None = None, seed: int = 0) -> nn.Module:
     """A network by name, in evaluation mode, on the CPU, in float32.
 
     Args:
         name: one of `NAMES`.
         weights: its state dict, keys as in the published file (the class says which). Without it the network is drawn
-            at random, always the same: convolutions and linear layers He normal (deviation `sqrt(2 / fan_in)`),
-            biases as PyTorch draws them, batch norm the identity (a quarter of it at the end of residual branches),
-            from seed 0. PyTorch's global random state is left as it was.
+            at random, the same for the same seed: convolutions and linear layers He normal (deviation
+            `sqrt(2 / fan_in)`), biases as PyTorch draws them, batch norm the identity (a quarter of it at the end of
+            residual branches). PyTorch's global random state is left as it was.
+        seed: of that draw, at least 0.
 
     Raises:
         InvalidInput: an unknown name (the sentence has the nearest one), weights that do not fit, or no weights for
@@ -73,7 +72,7 @@ def build(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
         )
     architecture = _ARCHITECTURES[name]
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would also reach the accelerators' states
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach the accelerators' states
         module = architecture.make(weights)
         if weights is None:
             _draw(module)
