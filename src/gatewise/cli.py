@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from gatewise.applications import classifier_attack
+from gatewise.applications import adversarial_training, classifier_attack
 from gatewise.catalogue import METHODS, summary
 from gatewise.errors import GatewiseError
 
 APPLICATIONS: dict[str, tuple[type[Any], Callable[[Any], object], str]] = {
     "attack": (classifier_attack.Config, classifier_attack.run, "attack a classifier in a ball around each image"),
+    "train": (adversarial_training.Config, adversarial_training.run, "train a classifier, normally or adversarially"),
 }
 
 

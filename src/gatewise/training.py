@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +34,7 @@ from gatewise.geometry import per_row
 from gatewise.methods.base import Method, cosine_decay
 from gatewise.network import NetworkView
 from gatewise.report.progress import progress_bar
+from gatewise.result import Result
 
 Mode = Literal["normal", "adversarial", "free"]
 Optimiser = Literal["sgd", "adam"]
@@ -132,9 +133,9 @@ def train(
         replays: of each minibatch, for `free`: an epoch then makes so many updates for one.
         epochs: passes over the images.
         batch: images in a minibatch, at most.
-        optimiser: sgd (with Nesterov's momentum off) or adam.
+        optimiser: sgd or adam.
         rate: the first learning rate; None takes `DEFAULT_RATES`.
-        momentum: of sgd.
+        momentum: of sgd, in [0, 1).
         weight_decay: added to the gradient, times the parameter.
         schedule: cosine (from `rate` to 0, by update) or constant.
         augment: crop at random out of a margin of four black pixels, and mirror half of the images, which must be
@@ -147,10 +148,20 @@ def train(
         InvalidInput: images, labels or settings that cannot be used, or a loss that is no longer finite.
     """
     began = time.perf_counter()
-    rate = DEFAULT_RATES.get(optimiser) if rate is None else rate
-    bounds = None if adversary is None else adversary.bounds
-    check_images(images, labels, bounds)
-    _check_settings(mode, adversary, share, replays, epochs, batch, optimiser, rate, schedule, seed)
+    _check_choice("mode", mode, "normal", "adversarial", "free")
+    _check_choice("optimiser", optimiser, *DEFAULT_RATES)
+    _check_choice("schedule", schedule, "cosine", "constant")
+    rate = DEFAULT_RATES[optimiser] if rate is None else rate
+    _check_range("learning rate", rate, rate > 0, "a positive number")
+    _check_range("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
+    _check_range("weight decay", weight_decay, weight_decay >= 0, "at least 0")
+    _check_range("share of each minibatch to attack", share, 0 < share <= 1, "in (0, 1]")
+    _check_range("seed", seed, seed >= 0, "at least 0")
+    for what, value in (("number of replays", replays), ("number of epochs", epochs), ("minibatch", batch)):
+        _check_range(what, value, value >= 1, "at least 1")
+    if mode != "normal" and adversary is None:
+        raise InvalidInput(f"{mode.capitalize()} training needs an adversary, with its radius.")
+    check_images(images, labels, None if adversary is None else adversary.bounds)
     if augment and images.shape[1:] != (3, 32, 32):
         raise InvalidInput(
             f"Augmentation crops and mirrors 32 x 32 colour images; these are {tuple(images.shape[1:])}."
@@ -167,7 +178,13 @@ def train(
     updates = epochs * per_epoch * (replays if mode == "free" else 1)
     orders, shifts, layers, *attacks = _seeds(seed, 3 + epochs)
     order, shift = torch.Generator().manual_seed(orders), torch.Generator().manual_seed(shifts)
-    descent = _Descent(module, parameters, optimiser, rate, momentum, weight_decay, schedule, updates)
+    descent = _Descent(
+        module,
+        torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=weight_decay)
+        if optimiser == "sgd"
+        else torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay),
+        lambda update: rate * (cosine_decay(update, updates) if schedule == "cosine" else 1.0),
+    )
     carried = torch.zeros_like(images[: math.ceil(len(images) / per_epoch)])
     spent, losses, accuracies = 0.0, [], []
     with _as_it_came(module), _own_draws(layers, images.device), progress_bar(progress) as bar:
@@ -187,7 +204,7 @@ def train(
                 else:
                     if mode == "adversarial":
                         assert adversary is not None
-                        attacked = math.ceil(share * len(rows))
+                        attacked = max(1, round(share * len(rows)))
                         spent += _perturb(network, adversary, pixels, truth, names[:attacked], attacks[epoch])
                     descent.update(pixels, truth)
                     spent += len(rows)
@@ -199,7 +216,7 @@ def train(
     return Training(tuple(losses), tuple(accuracies), spent / len(images), time.perf_counter() - began)
 
 
-def accuracies(
+def validate(
     module: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -255,8 +272,7 @@ def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     rows, across = down + torch.arange(height), torch.arange(width)
     columns = right + torch.where(mirrored, across.flip(0), across)
     which, rows, columns = (
-        index.to(images.device)
-        for index in (torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :])
+        index.to(images.device) for index in (torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :])
     )
     return F.pad(images, [_MARGIN] * 4)[which, :, rows, columns].permute(0, 3, 1, 2).contiguous()
 
@@ -264,23 +280,8 @@ def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
 class _Descent:
     """The parameters' side: one update at a time, with the sums of the epoch."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        parameters: list[nn.Parameter],
-        optimiser: str,
-        rate: float,
-        momentum: float,
-        weight_decay: float,
-        schedule: str,
-        updates: int,
-    ):
-        self.module, self.rate, self.schedule, self.updates = module, rate, schedule, updates
-        self.optimiser = (
-            torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=weight_decay)
-            if optimiser == "sgd"
-            else torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay)
-        )
+    def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, rate: Callable[[int], float]):
+        self.module, self.optimiser, self.rate = module, optimiser, rate
         self.made = 0
         self.begin_epoch()
 
@@ -290,12 +291,12 @@ class _Descent:
     def update(self, x: Tensor, labels: Tensor) -> None:
         """One step of the parameters on `x` (batch, …). Where `x` asks for a gradient it gets its own on the way."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * (cosine_decay(self.made, self.updates) if self.schedule == "cosine" else 1.0)
+            group["lr"] = self.rate(self.made)
         self.optimiser.zero_grad()
         logits = _run(self.module, x)
         loss = F.cross_entropy(logits, labels)
-        if not bool(torch.isfinite(loss)):
-            raise _diverged(self.rate)
+        if not math.isfinite(loss.item()):
+            raise _diverged(self.rate(0))
         loss.backward()
         self.optimiser.step()
         self.made += 1
@@ -344,7 +345,7 @@ def _attacked(
     names: list[int],
     seed: int,
     full_budget: bool,
-):
+) -> Result:
     return attack(
         network,
         images,
@@ -417,32 +418,11 @@ def _diverged(rate: float) -> InvalidInput:
     return InvalidInput(f"Training has diverged: the loss is no longer finite; lower the rate (it was {rate:g}).")
 
 
-def _check_settings(
-    mode: str,
-    adversary: Adversary | None,
-    share: float,
-    replays: int,
-    epochs: int,
-    batch: int,
-    optimiser: str,
-    rate: float | None,
-    schedule: str,
-    seed: int,
-) -> None:
-    if mode not in ("normal", "adversarial", "free"):
-        raise InvalidInput(f"There is no mode {mode!r}; choose normal, adversarial or free.")
-    if mode != "normal" and adversary is None:
-        raise InvalidInput(f"{mode.capitalize()} training needs an adversary, with its radius.")
-    if optimiser not in DEFAULT_RATES:
-        raise InvalidInput(f"There is no optimiser {optimiser!r}; choose sgd or adam.")
-    if schedule not in ("cosine", "constant"):
-        raise InvalidInput(f"There is no schedule {schedule!r}; choose cosine or constant.")
-    if not 0 < share <= 1:
-        raise InvalidInput(f"The share of each minibatch to attack must lie in (0, 1], got {share}.")
-    for name, value in (("replays", replays), ("epochs", epochs), ("batch", batch)):
-        if value < 1:
-            raise InvalidInput(f"{name} must be at least 1, got {value}.")
-    if rate is None or not (math.isfinite(rate) and rate > 0):
-        raise InvalidInput(f"The learning rate must be a positive number, got {rate}.")
-    if seed < 0:
-        raise InvalidInput(f"The seed must be at least 0, got {seed}.")
+def _check_choice(what: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise InvalidInput(f"There is no {what} {value!r}; choose {', '.join(choices)}.")
+
+
+def _check_range(what: str, value: float, holds: bool, wanted: str) -> None:
+    if not (holds and math.isfinite(value)):
+        raise InvalidInput(f"The {what} must be {wanted}, got {value}.")

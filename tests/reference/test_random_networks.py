@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gatewise.domains import Box
-from gatewise.methods import ActivationDescent, ActivationDescentReference, GradientDescent
+from gatewise.methods import ActivationDescentReference, GradientDescent
 from gatewise.network import view
 from gatewise.objectives import Linear
 from gatewise.problem import Problem
@@ -44,12 +44,10 @@ def test_gradient_descent_reaches_what_the_authors_gradient_descent_reached():
     torch.testing.assert_close(found, table, rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("method", [ActivationDescentReference, ActivationDescent], ids=lambda kind: kind.name)
-def test_a_short_run_of_activation_descent_beats_gradient_descent_on_average(method):
+def test_a_short_run_of_the_reference_beats_gradient_descent_on_average():
     seeds = range(8)
-    found = _maximum(method.preset("random-a"), seeds, 600)
-    baseline = _maximum(GradientDescent(step_size=0.5), seeds, 600)
-    assert found.mean() > baseline.mean()
+    found = _maximum(ActivationDescentReference.preset("random-a"), seeds, 600)
+    assert found.mean() > _maximum(GradientDescent(step_size=0.5), seeds, 600).mean()
 
 
 @pytest.mark.slow
@@ -58,10 +56,3 @@ def test_the_reference_reaches_the_published_mean_on_networks_a():
     found = _maximum(ActivationDescentReference.preset("random-a"), seeds, 3000)
     table = torch.tensor(published("A", "adr_gd", seeds))
     assert found.mean().item() == pytest.approx(table.mean().item(), rel=0.02)
-
-
-@pytest.mark.slow
-def test_algorithm_1_reaches_the_published_mean_on_networks_a():
-    seeds = range(20)
-    found = _maximum(ActivationDescent.preset("random-a", exact_norms=True), seeds, 3000)
-    assert found.mean() > 0.97 * torch.tensor(published("A", "adr_gd", seeds)).mean()

@@ -1,0 +1,94 @@
+"""A planted adversarial example inside the radius is found by every attack (the idea of Zimmermann, Brendel, Tramèr &
+Carlini, "Increasing confidence in adversarial robustness evaluations", NeurIPS 2022).
+"""
+
+import pytest
+import torch
+from torch import nn
+
+from gatewise.domains import Box, Intersection, L1Ball, L2Ball, LinfBall
+from gatewise.network import view
+from gatewise.objectives import CrossEntropy, DifferenceOfLogitsRatio, Margin
+from gatewise.problem import Problem
+from gatewise.result import Status
+from gatewise.solve import minimize
+from gatewise.streams import RowStreams
+
+from .attackers import attackers
+
+N, ROWS, LABELS = 12, 2, torch.zeros(2, dtype=torch.int64)
+SETS = {"linf": (LinfBall, 0.1), "l2": (L2Ball, 0.3), "l1": (L1Ball, 0.6)}
+LOSSES = {
+    "margin": Margin(LABELS),
+    "cross-entropy": -CrossEntropy(LABELS),
+    "dlr": DifferenceOfLogitsRatio(LABELS),
+}
+
+
+class Planted(nn.Module):
+    """Class 1 wins only near `spot`, where `<slope, relu(features)>` is higher than at any of many other points of the
+    ball: a readout fitted to random features of a frozen network, as in the paper's binarization test.
+    """
+
+    def __init__(self, ball, center, spot, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.features = nn.Sequential(nn.Linear(N, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()).double()
+        with torch.no_grad():
+            for part in (self.features[0], self.features[2]):
+                part.weight.normal_(0, (2 / part.in_features) ** 0.5)
+                part.bias.normal_(0, 0.1)
+        inner = torch.cat([ball.sample(RowStreams(draw, [0]), center) for draw in range(300)])
+        inner = center + 0.9 * (inner - center)
+        with torch.no_grad():
+            low, high = self.features(inner), self.features(spot)
+            mean = low.mean(0)
+            spread = (low - mean).T @ (low - mean) / len(low) + 1e-3 * torch.eye(200, dtype=torch.float64)
+            slope = torch.linalg.solve(spread, (high - mean)[0])
+            slope = slope / ((high - mean)[0] @ slope)  # score 0 in the middle, 1 on the spot
+            self.margin = ((low - mean) @ slope).max()
+        self.register_buffer("slope", slope)
+        self.register_buffer("mean", mean)
+        self.threshold = 0.5 * (1 + self.margin.item())
+        self.eval().requires_grad_(False)
+
+    def forward(self, x):
+        score = 10 * ((self.features(x) - self.mean) @ self.slope - self.threshold)
+        return torch.stack([torch.zeros_like(score), score], dim=1)
+
+
+def _plant(kind, seed, boxed=True):
+    """One network for each ball: its centre, its set, and the spot on the ball's edge."""
+    make, radius = SETS[kind]
+    center = 0.2 + 0.6 * torch.rand(1, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    ball = make(center, radius)
+    domain = Intersection(ball, Box(0.0, 1.0)) if boxed else ball
+    far = center + 10 * torch.randn(1, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 50))
+    spot = domain.project(far)
+    return Planted(domain, center, spot, seed), domain, center, spot, radius
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", SETS)
+def test_the_spot_is_adversarial_and_hidden_from_chance(kind, seed):
+    network, domain, center, spot, _ = _plant(kind, seed)
+    assert not domain.violation(spot).any()
+    assert network(spot).argmax(1).item() == 1
+    random = torch.cat([domain.sample(RowStreams(draw, [1]), center) for draw in range(1000)])
+    assert (network(random).argmax(1) == 1).double().mean() < 0.01
+
+
+@pytest.mark.parametrize("method", attackers(1.0))
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_attack_finds_it(method, kind, loss):
+    for seed in range(3):
+        network, domain, center, _, radius = _plant(kind, seed)
+        objective = type(LOSSES[loss])
+        one = LABELS[:1]
+        objective = {"margin": Margin(one), "cross-entropy": -CrossEntropy(one), "dlr": DifferenceOfLogitsRatio(one)}[loss]
+        problem = Problem(view(network), domain, objective, goal=Margin(one))
+        result = minimize(problem, attackers(radius)[method], center, budget=200)
+        assert result.status == (Status.GOAL_MET,)
+        assert network(result.x).argmax(1).item() == 1
+        assert not domain.violation(result.x).any()
