@@ -16,13 +16,13 @@ from gatewise.streams import RowStreams
 
 from .attackers import attackers
 
-N, ROWS, LABELS = 12, 2, torch.zeros(2, dtype=torch.int64)
+N, SEEDS, LABEL = 12, range(3), torch.zeros(1, dtype=torch.int64)
 SETS = {"linf": (LinfBall, 0.1), "l2": (L2Ball, 0.3), "l1": (L1Ball, 0.6)}
-LOSSES = {
-    "margin": Margin(LABELS),
-    "cross-entropy": -CrossEntropy(LABELS),
-    "dlr": DifferenceOfLogitsRatio(LABELS),
-}
+LOSSES = {"margin": Margin(LABEL), "cross-entropy": -CrossEntropy(LABEL), "dlr": DifferenceOfLogitsRatio(LABEL)}
+SCALE = 3.0  # of the logits: the cross-entropy is not yet flat, so that ADR-GD's penalty does not drown it
+# Steps that are scaled coordinate by coordinate are no steps of an l1 ball: docs/how-to-choose.md sends nobody there.
+NOT_IN_L1 = ("adam", "adagrad")
+ATTACKS = [(kind, method) for kind in SETS for method in attackers(1.0) if kind != "l1" or method not in NOT_IN_L1]
 
 
 class Planted(nn.Module):
@@ -53,22 +53,21 @@ class Planted(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x):
-        score = 10 * ((self.features(x) - self.mean) @ self.slope - self.threshold)
+        score = SCALE * ((self.features(x) - self.mean) @ self.slope - self.threshold)
         return torch.stack([torch.zeros_like(score), score], dim=1)
 
 
-def _plant(kind, seed, boxed=True):
-    """One network for each ball: its centre, its set, and the spot on the ball's edge."""
+def _plant(kind, seed):
+    """A network, the set, its centre, the spot on the set's edge, and the radius."""
     make, radius = SETS[kind]
     center = 0.2 + 0.6 * torch.rand(1, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    ball = make(center, radius)
-    domain = Intersection(ball, Box(0.0, 1.0)) if boxed else ball
+    domain = Intersection(make(center, radius), Box(0.0, 1.0))
     far = center + 10 * torch.randn(1, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 50))
     spot = domain.project(far)
     return Planted(domain, center, spot, seed), domain, center, spot, radius
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", SETS)
 def test_the_spot_is_adversarial_and_hidden_from_chance(kind, seed):
     network, domain, center, spot, _ = _plant(kind, seed)
@@ -78,17 +77,13 @@ def test_the_spot_is_adversarial_and_hidden_from_chance(kind, seed):
     assert (network(random).argmax(1) == 1).double().mean() < 0.01
 
 
-@pytest.mark.parametrize("method", attackers(1.0))
-@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize(("kind", "method"), ATTACKS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_attack_finds_it(method, kind, loss):
-    for seed in range(3):
-        network, domain, center, _, radius = _plant(kind, seed)
-        objective = type(LOSSES[loss])
-        one = LABELS[:1]
-        objective = {"margin": Margin(one), "cross-entropy": -CrossEntropy(one), "dlr": DifferenceOfLogitsRatio(one)}[loss]
-        problem = Problem(view(network), domain, objective, goal=Margin(one))
-        result = minimize(problem, attackers(radius)[method], center, budget=200)
-        assert result.status == (Status.GOAL_MET,)
-        assert network(result.x).argmax(1).item() == 1
-        assert not domain.violation(result.x).any()
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_attack_finds_it(kind, method, loss, seed):
+    network, domain, center, _, radius = _plant(kind, seed)
+    problem = Problem(view(network), domain, LOSSES[loss], goal=Margin(LABEL))
+    result = minimize(problem, attackers(radius)[method], center, budget=200)
+    assert result.status == (Status.GOAL_MET,)
+    assert network(result.x).argmax(1).item() == 1
+    assert not domain.violation(result.x).any()

@@ -79,7 +79,7 @@ def test_no_method_beats_the_global_optimum(method, seed, scalar_minima, margin_
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_restarted_projected_gradient_reaches_the_global_optimum(seed, scalar_minima, margin_minima):
-    method = Restarts(member=ProjectedGradient(), times=20)
+    method = Restarts(member=ProjectedGradient(), times=12)
     for problem, least in zip(_problems(seed), (scalar_minima[seed], margin_minima[seed]), strict=True):
-        result = minimize(problem, method, START, budget=4000, stop=never)
+        result = minimize(problem, method, START, budget=1200, stop=never)
         assert result.value.item() == pytest.approx(least, abs=1e-4)
