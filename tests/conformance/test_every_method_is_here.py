@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.reference.attackers import attackers
 
 from gatewise import combinators, methods
 from gatewise.methods import Method
@@ -26,6 +27,11 @@ def test_every_exported_method_has_a_row_in_the_suite(kind):
 @pytest.mark.parametrize("kind", EXPORTED, ids=lambda kind: kind.__name__)
 def test_every_exported_method_has_a_line_in_how_to_choose(kind):
     assert f"`{kind.name}`" in (ROOT / "docs" / "how-to-choose.md").read_text()
+
+
+@pytest.mark.parametrize("kind", EXPORTED, ids=lambda kind: kind.__name__)
+def test_every_exported_method_is_held_to_exact_answers(kind):
+    assert kind.name in attackers(1.0)
 
 
 def test_names_are_unique():

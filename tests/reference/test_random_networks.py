@@ -22,8 +22,8 @@ def _maximum(method, seeds, iterations, model="A", seed=0):
 
 
 def test_the_networks_are_drawn_by_the_legacy_generator():
-    np.random.seed(7)  # noqa: NPY002
-    p, w = np.random.uniform(0, 1, (10, 64)), np.random.uniform(0, 1, (10, 64))  # noqa: NPY002
+    np.random.seed(7)
+    p, w = np.random.uniform(0, 1, (10, 64)), np.random.uniform(0, 1, (10, 64))
     w[p > 0.5] *= -1
     assert np.array_equal(drawn("A", 7)[0][0], w)
 

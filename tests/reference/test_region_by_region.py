@@ -30,7 +30,7 @@ def _network(seed, outputs):
 
 
 def _least_over_regions(module, c):
-    """The least of `c @ module(x)` over the box [-1, 1]^2: the best of 2^6 linear programs, and the regions that exist."""
+    """The least of `c @ module(x)` over the box [-1, 1]^2: the best of 2^6 linear programs."""
     W, b, V, d = (t.numpy() for t in (module[0].weight, module[0].bias, module[2].weight, module[2].bias))
     best, regions = np.inf, 0
     for pattern in itertools.product([0.0, 1.0], repeat=NEURONS):

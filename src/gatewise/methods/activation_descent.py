@@ -17,6 +17,7 @@ carry no eta. (9) beta starts every row at `penalty`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ from gatewise.geometry import row_norm, unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.network.consistency import choose_switches, disagreement, per_gate
 from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
-from gatewise.network.rules import Fixed, PerGate, Surrogate
+from gatewise.network.rules import Fixed, Surrogate
 from gatewise.network.view import Trace
 from gatewise.problem import Iterate, Problem
 
@@ -100,7 +101,7 @@ class ActivationDescent(Method):
         for t in range(1, 1 + start.steps(self.steps, cost=self.backwards_per_step)):
             x = x.detach().requires_grad_()
             with torch.enable_grad():
-                true = network.trace(x)
+                true = network.trace(x, remember=chosen[0] if chosen else 0)
                 value = problem.measure(x, true.output)
             yield Iterate(x.detach(), value.detach(), true.output.detach())
 
@@ -111,12 +112,12 @@ class ActivationDescent(Method):
             eta = [e.detach().requires_grad_() for e in eta]
             with torch.enable_grad():
                 relaxed = [e if self.objective_moves_gates else e.detach() for e in eta]
-                surrogate = network.trace(x, Surrogate(per_gate(true, chosen, relaxed), self.slope))
-                norms = self._norms(running, surrogate, per_gate(true, chosen, [e.detach() for e in eta]))
+                surrogate = network.trace(x, Surrogate(per_gate(true, chosen, relaxed), self.slope), after=true)
+                norms = self._norms(running, surrogate, chosen, [e.detach() for e in eta])
                 apart = torch.zeros_like(beta)
-                for i, e in zip(chosen, eta, strict=True):
+                for i, e, norm in zip(chosen, eta, norms, strict=True):
                     h = true.preactivations[i] if self.penalty_moves_input else true.preactivations[i].detach()
-                    apart = apart + disagreement(h, None if norms is None else norms[i], e).flatten(1).sum(1)
+                    apart = apart + disagreement(h, norm, e).flatten(1).sum(1)
                 lagrangian = problem.measure(x, surrogate.output) + beta * apart
                 total = lagrangian.sum()
             gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
@@ -134,17 +135,20 @@ class ActivationDescent(Method):
             beta = (beta + change).clamp_min(0)
         yield problem.at(x)
 
-    def _norms(self, running: RunningNorms, surrogate: Trace, eta: PerGate) -> tuple[Tensor, ...] | None:
-        """||P|| under the gates eta, by gate; None for M3."""
+    def _norms(
+        self, running: RunningNorms, surrogate: Trace, chosen: tuple[int, ...], eta: list[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """||P|| under the gates eta, for each chosen gate; None for M3."""
         if not self.normalise_distances:
-            return None
+            return [None] * len(chosen)
 
         def hold() -> Surrogate:
-            return Surrogate(eta, self.slope, rest=Fixed(surrogate.pattern()))
+            return Surrogate(per_gate(surrogate, chosen, eta), self.slope, rest=Fixed(surrogate.pattern()))
 
         if self.exact_norms:
-            return tuple(map(reachable, exact_norms(running.view, surrogate, hold())))
-        return running.at(surrogate, hold)
+            exact = exact_norms(running.view, surrogate, hold())
+            return [reachable(exact[i]) for i in chosen]
+        return running.at(surrogate, hold, chosen)[:-1]
 
 
 _COLUMNS = (

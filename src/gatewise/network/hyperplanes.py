@@ -7,7 +7,7 @@ every layer at once: one more forward pass estimates all norms, for any architec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from gatewise.streams import RowStreams
 _BLOCK = 2**26
 
 
-def squared_norms(view: NetworkView, base: Trace, rule: GateRule, noise: Tensor) -> tuple[Tensor, ...]:
+def squared_norms(
+    view: NetworkView, base: Trace, rule: GateRule, noise: Tensor, gates: Sequence[int] | None = None
+) -> tuple[Tensor, ...]:
     """One unbiased sample of `||P_j||^2` for each neuron, by gate and last for the output, each (batch, …); average
     several.
 
@@ -29,10 +31,11 @@ def squared_norms(view: NetworkView, base: Trace, rule: GateRule, noise: Tensor)
         base: a run at x under `rule`.
         rule: a rule under which the run is affine in x (`Fixed`, or `Surrogate` whose `rest` is `Fixed`).
         noise: standard normal, shaped as x. Costs one forward pass a row.
+        gates: positions of the gates to answer for, in that order; None for all.
     """
     with torch.no_grad():
         moved = view.trace(base.input + noise, rule)
-        return tuple((h - g).square() for h, g in zip(_heights(moved), _heights(base), strict=True))
+        return tuple((h - g).square() for h, g in zip(_heights(moved, gates), _heights(base, gates), strict=True))
 
 
 def exact_norms(view: NetworkView, base: Trace, rule: GateRule) -> tuple[Tensor, ...]:
@@ -83,15 +86,18 @@ class RunningNorms:
         self._squares: tuple[Tensor, ...] = ()
         self._norms: tuple[Tensor, ...] = ()
 
-    def at(self, base: Trace, hold: Callable[[], GateRule]) -> tuple[Tensor, ...]:
+    def at(self, base: Trace, hold: Callable[[], GateRule], gates: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """The norms, by gate and last for the output, each (batch, …), with `reachable` applied.
 
-        `base` is a run whose heights are those under the rule that `hold` gives, which is asked only when it is needed.
+        `base` is a run whose heights are those under the rule that `hold` gives, which is asked only when it is
+        needed; `gates` are positions, the same at every call.
         """
         if self._calls % self.refresh == 0:
             rule = hold()
-            samples = 1 if self._squares else self.first
-            draws = [squared_norms(self.view, base, rule, self.streams.normal(base.input)) for _ in range(samples)]
+            draws = [
+                squared_norms(self.view, base, rule, self.streams.normal(base.input), gates)
+                for _ in range(1 if self._squares else self.first)
+            ]
             mean = tuple(torch.stack(by_gate).mean(0) for by_gate in zip(*draws, strict=True))
             self._squares = tuple(map(self._mix, self._squares, mean)) or mean
             self._norms = tuple(reachable(square.sqrt()) for square in self._squares)
@@ -106,5 +112,6 @@ def _repeat(times: int) -> Callable[[Tensor], Tensor]:
     return lambda held: held.repeat(times, *[1] * (held.ndim - 1))
 
 
-def _heights(trace: Trace) -> tuple[Tensor, ...]:
-    return tuple(h.detach() for h in (*trace.preactivations, trace.output))
+def _heights(trace: Trace, gates: Sequence[int] | None = None) -> tuple[Tensor, ...]:
+    chosen = trace.preactivations if gates is None else [trace.preactivations[i] for i in gates]
+    return tuple(h.detach() for h in (*chosen, trace.output))

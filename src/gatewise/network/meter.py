@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,11 +25,17 @@ class Meter:
     def forward(self, x: Tensor) -> Tensor:
         """Count a forward pass of the rows of `x`, and return `x` as a new tensor whose gradient will be counted."""
         self.forwards += len(x)
-        return _Counted.apply(x, self) if x.requires_grad and torch.is_grad_enabled() else x.clone()
+        return _Counted.apply(x, self._entered) if x.requires_grad and torch.is_grad_enabled() else x.clone()
 
-    def backward(self, gradient: Tensor) -> None:
-        """Count a backward pass of the rows of `gradient`."""
+    def go_on(self, z: Tensor) -> Tensor:
+        """`z`, where a run goes on after another one, as a new tensor whose gradient will be counted as a pass."""
+        return _Counted.apply(z, self._count) if z.requires_grad and torch.is_grad_enabled() else z.clone()
+
+    def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+    def _entered(self, gradient: Tensor) -> None:
+        self._count(gradient)
         moved = (gradient != 0).flatten(1).any(1)
         self.moved = moved if self.moved is None or self.moved.shape != moved.shape else self.moved | moved
 
@@ -38,14 +45,14 @@ class Meter:
 
 
 class _Counted(torch.autograd.Function):
-    """The identity, as a copy (the module may overwrite its input), that reports gradients to a meter."""
+    """The identity, as a copy (the module may overwrite its input), that tells of the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, meter: Meter) -> Tensor:
-        ctx.meter = meter
+    def forward(ctx: Any, x: Tensor, tell: Callable[[Tensor], None]) -> Tensor:
+        ctx.tell = tell
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        ctx.meter.backward(gradients[0])
+        ctx.tell(gradients[0])
         return gradients[0], None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gatewise.errors import InvalidInput, TrainingModeWarning
 from gatewise.network.meter import Meter
 from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name, tensor_first
+from gatewise.network.prefix import Prefix
 from gatewise.network.rules import GateRule, Network
 
 
@@ -47,6 +49,7 @@ class Trace:
     gates: tuple[Gate, ...]
     preactivations: tuple[Tensor, ...]
     smooth: tuple[tuple[str, int], ...] = ()
+    prefix: Prefix | None = None
 
     def pattern(self) -> tuple[Tensor, ...]:
         """The activation pattern, by gate: bool for switches, winners (int64) for max-pools."""
@@ -90,15 +93,22 @@ class NetworkView:
                 return self.module(x)
             return torch.cat([self.module(piece) for _, piece in self._pieces(x)])[: len(x)]
 
-    def trace(self, x: Tensor, rule: GateRule | None = None) -> Trace:
+    def trace(self, x: Tensor, rule: GateRule | None = None, *, remember: int = 0, after: Trace | None = None) -> Trace:
         """Run the network at `x` (batch, …) with every gate replaced by `rule` (None: the network itself), and keep
-        what each gate was given. Counted as one forward pass a row.
+        what each gate was given. Counted as one forward pass a row, and one backward pass where a gradient comes.
+
+        Args:
+            x: (batch, …).
+            rule: what each gate does.
+            remember: keep what is computed before this gate, for a run that goes on from there.
+            after: an earlier run at the same `x`, under a rule that agrees with this one before the gate that it
+                remembered: nothing before that gate is computed, or differentiated, twice.
         """
         rule = Network() if rule is None else rule
         entered = self.meter.forward(x)
         with self.borrowed():
             if self._rows_per_run is None:
-                return self._intercepted(entered, rule)
+                return self._intercepted(entered, rule, Prefix(remember) if remember else None, after)
             pieces = [
                 self._intercepted(piece, rule.each(lambda held, rows=rows: held[rows]))
                 for rows, piece in self._pieces(entered)
@@ -146,10 +156,12 @@ class NetworkView:
                 parameter.requires_grad_(True)
             self._borrowed = False
 
-    def _intercepted(self, x: Tensor, rule: GateRule) -> Trace:
-        with _Interception(rule) as met:
+    def _intercepted(
+        self, x: Tensor, rule: GateRule, prefix: Prefix | None = None, after: Trace | None = None
+    ) -> Trace:
+        with _Interception(rule, self.meter, prefix, after) as met:
             output = self.module(x)
-        return Trace(x, output, tuple(met.gates), tuple(met.preactivations), tuple(met.smooth))
+        return Trace(x, output, tuple(met.gates), tuple(met.preactivations), tuple(met.smooth), prefix)
 
     def _pieces(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Row numbers and rows of each piece; the last is filled up with copies of its last row."""
@@ -165,18 +177,39 @@ def view(module: nn.Module) -> NetworkView:
 
 
 class _Interception(TorchFunctionMode):
-    """While active, hands every gate call to a rule and keeps its pre-activation."""
+    """While active, hands every gate call to a rule and keeps its pre-activation; remembers a prefix, or goes on
+    after one.
+    """
 
-    def __init__(self, rule: GateRule):
+    def __init__(self, rule: GateRule, meter: Meter, prefix: Prefix | None = None, after: Trace | None = None):
         super().__init__()
-        self.rule = rule
+        self.rule, self.meter = rule, meter
         self.gates: list[Gate] = []
         self.preactivations: list[Tensor] = []
         self.smooth: list[tuple[str, int]] = []
+        self.prefix = prefix
+        self.after = after
+        self.done_before = iter(after.prefix.calls() if after is not None and after.prefix is not None else ())
+        self.counts_at = None if after is None or after.prefix is None else after.prefix.gate
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, overwrites = operation_name(func)
-        args, options = tensor_first(name, args, kwargs or {})
+        known, result, gates_met = next(self.done_before, ("", None, 0))
+        if self.after is not None and known == name:
+            self.gates = list(self.after.gates[:gates_met])
+            self.preactivations = list(self.after.preactivations[:gates_met])
+            return result
+        self.done_before = iter(())  # all is used up, or this is another way through the module: from here on, run
+        result = self.run(name, overwrites, func, args, kwargs or {})
+        if self.prefix is not None and self.prefix.is_open:
+            self.prefix.remember(name, result, len(self.gates))
+        return result
+
+    def run(
+        self, name: str, overwrites: bool, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """One call of the module: as it is, or through the rule."""
+        args, options = tensor_first(name, args, kwargs)
         if not is_gate_call(name, args, options):
             if name in SMOOTH and any(isinstance(entry, Tensor) and entry.requires_grad for entry in args):
                 self.smooth.append((name, len(self.gates)))
@@ -187,16 +220,24 @@ class _Interception(TorchFunctionMode):
         return args[0].copy_(GATES[name](self, args[0].clone(), *args[1:], **options))
 
     def switch(self, z: Tensor, slope: float | Tensor = 0.0) -> Tensor:
+        z = self._counted(z)
         self._meet(Gate(slope=slope), z)
         return self.rule.switch(len(self.gates) - 1, z, slope)
 
     def choice(self, z: Tensor, pool: Pool) -> Tensor:
+        z = self._counted(z)
         self._meet(Gate(pool=pool), z)
         return self.rule.choice(len(self.gates) - 1, z, pool)
 
     def _meet(self, gate: Gate, z: Tensor) -> None:
+        if self.prefix is not None and self.prefix.is_open and len(self.gates) == self.prefix.gate:
+            self.prefix.close()
         self.gates.append(gate)
         self.preactivations.append(z)
+
+    def _counted(self, z: Tensor) -> Tensor:
+        """A run that goes on after another does not touch the input: its gradients are counted where it begins."""
+        return self.meter.go_on(z) if len(self.gates) == self.counts_at else z
 
 
 def _is_exported(module: nn.Module) -> bool:
