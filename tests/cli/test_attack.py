@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -152,6 +153,28 @@ def test_seconds_without_a_budget_restart_until_the_time_is_spent(workplace, tra
     measured = summary(workplace / "found")["methods"]["pgd"]
     assert 0.5 < measured["seconds"] < 3
     assert measured["backwards_per_row"] > 100
+
+
+@pytest.mark.parametrize("kind", ["pt2 of any batch", "pt2 of four rows", "onnx"])
+def test_exported_networks_give_the_same_points_as_the_module(workplace, trained_weights, kind):
+    from little_networks import network
+
+    module = network()
+    module.load_state_dict(load_file(trained_weights))
+    if kind == "onnx":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that needs no further package
+            torch.onnx.export(module, (torch.rand(1, 1, 8, 8),), "net.onnx", dynamo=False)
+    else:
+        dynamic = ({0: torch.export.Dim("batch")},) if kind == "pt2 of any batch" else None
+        torch.export.save(torch.export.export(module, (torch.rand(4, 1, 8, 8),), dynamic_shapes=dynamic), "net.pt2")
+    flags = ["--data", "digits", "--count", "30", "--radius", "0.2", "--budget", "12", "--method", "pgd"]
+    flags += ["--method", "adr-gd", "--device", "cpu"]
+    assert main(["attack", "--model", "net.onnx" if kind == "onnx" else "net.pt2", *flags, "--out", "exported"]) == 0
+    assert main(attack(trained_weights, "--method", "pgd", "--method", "adr-gd", "--out", "module")) == 0
+    exported, plain = (load_file(f"{folder}/points.safetensors") for folder in ("exported", "module"))
+    for name in ("pgd", "adr-gd"):
+        torch.testing.assert_close(exported[name], plain[name], rtol=0, atol=1e-4)
 
 
 def test_normalisation_goes_inside(workplace, trained_weights):
