@@ -24,11 +24,21 @@ from gatewise.result import Result
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from reference.random_networks import LAYERS, RandomNetworks, published
 
-__all__ = ["GATES", "SEEDS", "add_flags", "best_known", "climb", "mean_gap", "published", "seeds_of", "write"]
+__all__ = [
+    "LAYERS",
+    "SEEDS",
+    "RandomNetworks",
+    "add_flags",
+    "best_known",
+    "climb",
+    "mean_gap",
+    "published",
+    "seeds_of",
+    "write",
+]
 
 SEEDS = {"A": range(20), "B": range(10), "C": range(7)}
 QUICK_SEEDS = range(2)
-GATES = {model: len(layers) - 1 for model, layers in LAYERS.items()}
 _BEST = Path(__file__).with_name("expected") / "random_networks_best_known.csv"
 
 
@@ -64,14 +74,12 @@ def add_flags(parser: argparse.ArgumentParser, models: str) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
 
 
-def write(file: Path, name: str, by_model: dict) -> None:
-    """Put the models that ran into the file; models that did not run keep the figures that they have there."""
+def write(file: Path, name: str, by_model: dict[str, dict]) -> None:
+    """Put what ran into the file; models and methods that did not run keep the figures that they have there."""
     content = json.loads(file.read_text()) if file.exists() else {}
-    content["machine"] = {
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    content[name] = content.get(name, {}) | by_model
+    torch_here = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    content["machine"] = {"processor": platform.machine(), "dtype": "float32"} | torch_here
+    before = content.get(name, {})
+    content[name] = before | {model: before.get(model, {}) | lines for model, lines in by_model.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")

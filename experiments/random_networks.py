@@ -36,7 +36,7 @@ from gatewise.methods import (
     ProjectedGradient,
 )
 
-BACKWARDS, QUICK_BACKWARDS = 3000, 60
+BACKWARDS, QUICK_BACKWARDS = 3000, 40
 DRIVER_SEEDS = (0, 1, 2)
 ABLATIONS = {
     "M1": {"objective_moves_gates": False},

@@ -80,10 +80,6 @@ def slab(d: Data) -> Polyhedron:
     return Polyhedron(torch.cat([d.matrix, -d.matrix]), torch.cat([d.offset, 3 - d.offset.clamp(max=1)], 1))
 
 
-def low(d: Data) -> Polyhedron:
-    return Polyhedron(torch.ones(1, N) + torch.arange(N), torch.tensor([2.7]))
-
-
 FAMILIES = [
     Family("box", lambda d: Box(-0.3, 0.7), linf),
     Family("box by entry", around, in_half_widths),
@@ -121,8 +117,6 @@ FAMILIES = [
     Family(
         "l2, box and polyhedron", lambda d: Intersection(Intersection(L2Ball(d.center, 0.4), UNIT), faces(d)), l2, False
     ),
-    Family("two l1 balls", lambda d: Intersection(L1Ball(d.center, 0.7), L1Ball(d.center + 0.1, 0.6)), l1, False),
-    Family("simplex and polyhedron", lambda d: Intersection(low(d), Simplex()), l1, False),
 ]
 
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -211,6 +211,27 @@ def test_draws_are_uniform_in_the_simplex_and_a_polyhedron():
     assert torch.allclose(draws.mean(0), torch.full((2,), 1 / 3), atol=0.05)
 
 
+HALFSPACE = Polyhedron(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([2.5]))
+MIDDLE = torch.full((1, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [(HALFSPACE, Simplex()), (L1Ball(MIDDLE, 0.9), HALFSPACE), (L1Ball(MIDDLE, 0.7), L1Ball(MIDDLE + 0.1, 0.6))],
+    ids=["simplex", "l1", "two-l1"],
+)
+def test_pairs_without_a_formula(members):
+    domain = Intersection(*members)
+    x = torch.cat([X, X - 1, 3 * X])
+    projected = domain.project(x)
+    assert (domain.violation(projected) == 0).all()
+    assert torch.equal(domain.project(projected), projected)
+    sampled = domain.sample(RowStreams(0, range(6)), x)
+    assert (domain.violation(sampled) == 0).all()
+    for q in (sampled, domain.project(-x)):
+        assert (inner(x - projected, q - projected) <= 1e-5).all()
+
+
 def test_an_interior_point_may_be_given():
     matrix, offset = torch.cat([EYE, -EYE]), torch.ones(6)
     given = Polyhedron(matrix, offset, interior=torch.tensor([0.5, 0.0, 0.0]))

@@ -15,7 +15,7 @@ def attackers(size: float) -> dict[str, m.Method]:
         "perturbed-gd": m.PerturbedGradientDescent(step_size=size, kick_size=size),
         "gate-reach": m.GateReachingDescent(),
         "adr-gd": m.ActivationDescent(step_size=size / 4, exact_norms=True),
-        "adr-gd-reference": m.ActivationDescentReference(step_size=size / 4, output_scale="none", exact_norms=True),
+        "adr-gd-reference": m.ActivationDescentReference(step_size=size, output_scale="none", exact_norms=True),
         "restarts": Restarts(member=m.ProjectedGradient(), times=4),
         "multi-targeted": MultiTargeted(member=m.ProjectedGradient()),
         "warm-start": WarmStart(first=m.ProjectedGradient(), then=m.AutoProjectedGradient()),

@@ -94,7 +94,7 @@ def test_every_method_reaches_the_closed_form_and_none_beats_it(name, method):
     if method in BY_COORDINATE and not name.startswith("linf"):
         tolerance = THEIR_SHARE
     problem = Problem(view(NETWORK), domain, Margin(LABELS))
-    result = minimize(problem, attackers(RADIUS)[method], CENTER, budget=400, stop=never)
+    result = minimize(problem, attackers(RADIUS)[method], CENTER, budget=240, stop=never)
     start, least = _value(CENTER), gain(NETWORK.slope)
     exact = start + least
     assert (result.value >= exact - 1e-9).all()

@@ -78,8 +78,7 @@ def test_the_spot_is_adversarial_and_hidden_from_chance(kind, seed):
 
 
 @pytest.mark.parametrize(("kind", "method"), ATTACKS)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("loss", "seed"), list(zip(LOSSES, SEEDS, strict=True)))
 def test_every_attack_finds_it(kind, method, loss, seed):
     network, domain, center, _, radius = _plant(kind, seed)
     problem = Problem(view(network), domain, LOSSES[loss], goal=Margin(LABEL))

@@ -17,7 +17,8 @@ from gatewise.streams import RowStreams
 MOST_ROUNDS = 5000
 # Rounds end when one moves a row by less than this share of its size.
 STILL = 1e-13
-# Points in the two sets that stay farther apart than this share of their size tell that the sets are apart.
+ROUNDS_BETWEEN_LOOKS = 50
+# Points in the two sets that are this close, as a share of their size, count as one where rounds are used up.
 MEETING = 1e-7
 SHARES = [0.0] + [4.0**-k for k in range(20, -1, -1)]
 FAR_POINTS = 8
@@ -97,27 +98,35 @@ class Pair(Domain):
 
     def _nearest(self, x: Tensor, wanted: Tensor) -> Tensor:
         """The nearest points (batch, …) in float64, up to its accuracy, in the rows that are `wanted` (batch,)."""
-        scale = self._scale(x)
+        scale, point = self._scale(x), self.second.project(self.first.project(x))
         # Steps of the size of the set, however far x is; Dykstra's algorithm, with a weight of 1, stalls there.
-        weight = per_row((row_norm(x - self.first.project(x)) / scale).clamp(min=1), x)
-        point, debt, moving = self.first.project(x), torch.zeros_like(x), wanted
-        gap = torch.zeros_like(scale)
-        for _ in range(MOST_ROUNDS):
+        weight = per_row((row_norm(x - point) / scale).clamp(min=1), x)
+        debt, moving = torch.zeros_like(x), wanted
+        gap = torch.zeros_like(x)
+        for rounds in range(1, MOST_ROUNDS + 1):
             middle = self.first.project((x + weight * (point - debt)) / (1 + weight))
             landed = self.second.project(middle + debt)
-            change = row_norm(middle - landed) + row_norm(landed - point)
             going = per_row(moving, x)
-            point, debt = torch.where(going, landed, point), debt + going * (middle - landed)
-            gap = torch.where(moving, row_norm(middle - landed), gap)
+            gap = torch.where(going, landed - middle, gap)
+            change = row_norm(gap) + row_norm(landed - point)
+            point, debt = torch.where(going, landed, point), debt - going * gap
             moving = moving & (change > STILL * (scale + row_norm(landed)))
             if not moving.any():
-                break
-        if (gap > MEETING * scale).any():
-            raise InvalidInput(
-                f"{self._names} is empty in some row, as far as {MOST_ROUNDS} rounds can tell; enlarge one of them or "
-                "move them together."
+                return point
+            if rounds % ROUNDS_BETWEEN_LOOKS == 0 and self._separated(gap).any():
+                raise InvalidInput(f"{self._names} is empty in some row; enlarge one of them or move them together.")
+        if (row_norm(gap) > MEETING * scale).any():
+            raise UnsupportedProblem(
+                f"{self._names} gave no common point in {MOST_ROUNDS} rounds; enlarge one of them, or leave one out."
             )
         return point
+
+    def _separated(self, way: Tensor) -> Tensor:
+        """Rows (batch,) in which a plane across `way` has the first set behind it and the second before it."""
+        try:
+            return self.first.support(way) + self.second.support(-way) < 0
+        except UnsupportedProblem:
+            return torch.zeros(len(way), dtype=torch.bool, device=way.device)
 
     def _scale(self, x: Tensor) -> Tensor:
         sized = _sized(self.first) or _sized(self.second)

@@ -1,0 +1,38 @@
+"""Every experiment runs in its quick mode, meets its quick expectations, and ends with one JSON object."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+ON_RANDOM_NETWORKS = ("random_networks", "surrogate_slopes", "gate_reach_study")
+
+
+def _quick(script: str, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", str(EXPERIMENTS / f"{script}.py"), "--quick", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("script", ON_RANDOM_NETWORKS)
+def test_the_quick_mode_meets_its_expectations(script, tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick(script, "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert f"PASS {script}" in ran.stderr
+    assert json.loads(file.read_text())[script] == json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_part_of_an_experiment_is_put_beside_the_rest(tmp_path):
+    file = tmp_path / "figures.json"
+    file.write_text(json.dumps({"surrogate_slopes": {"C": {"gd": {"mean": 1.0}}}, "other": {}}))
+    ran = _quick("surrogate_slopes", "--models", "A", "--methods", "adr-gd", "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads(file.read_text())
+    assert figures["surrogate_slopes"]["C"] == {"gd": {"mean": 1.0}}
+    assert figures["surrogate_slopes"]["A"].keys() == {"gd", "adr-gd"}
+    assert "other" in figures
