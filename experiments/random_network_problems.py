@@ -75,11 +75,16 @@ def add_flags(parser: argparse.ArgumentParser, models: str) -> None:
 
 
 def write(file: Path, name: str, by_model: dict[str, dict]) -> None:
-    """Put what ran into the file; models and methods that did not run keep the figures that they have there."""
+    """Put what ran into the file; what did not run keeps the figures that it has there."""
     content = json.loads(file.read_text()) if file.exists() else {}
     torch_here = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     content["machine"] = {"processor": platform.machine(), "dtype": "float32"} | torch_here
-    before = content.get(name, {})
-    content[name] = before | {model: before.get(model, {}) | lines for model, lines in by_model.items()}
+    content[name] = _merged(content.get(name, {}), by_model)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _merged(before: dict, after: dict) -> dict:
+    """`after` over `before`, by key at every depth."""
+    both = {key: _merged(before[key], after[key]) for key in before.keys() & after if isinstance(after[key], dict)}
+    return before | after | both

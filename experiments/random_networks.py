@@ -100,10 +100,10 @@ def table(model: str, seeds: Sequence[int], lines: dict[str, dict]) -> Table:
     for column in shown.columns[1:]:
         column.justify = "right"
 
-    def gain(value: float, base: float, digits: int) -> str:
-        return f"{value:.{digits}f} ({value / base:.3f})"
+    def gain(value: float, base: float | None, digits: int) -> str:
+        return f"{value:.{digits}f}" + (f" ({value / base:.3f})" if base else "")
 
-    digits, base = (2 if model == "A" else 0), lines["gd"]["mean"]
+    digits, base = (2 if model == "A" else 0), lines.get("gd", {}).get("mean")
     authors_gd = sum(published(model, "gd_last", seeds)) / len(seeds)
     for name, line in lines.items():
         paper = gain(PAPER[name][model], PAPER["gd"][model], digits) if name in PAPER else ""

@@ -32,7 +32,9 @@ PAPER = {
 }
 
 
-def measured(model: str, names: Sequence[str], seeds: Sequence[int], iterations: int) -> dict[str, dict]:
+def measured(
+    model: str, names: Sequence[str], slopes: Sequence[str], seeds: Sequence[int], iterations: int
+) -> dict[str, dict]:
     """Mean, gap and seconds by method, and by slope where it has one."""
 
     def line(method, backwards: int) -> dict[str, float]:
@@ -43,7 +45,7 @@ def measured(model: str, names: Sequence[str], seeds: Sequence[int], iterations:
 
     preset = f"random-{model.lower()}"
     return {"gd": line(GradientDescent(step_size=0.5), iterations)} | {
-        name: {str(slope): line(METHODS[name].preset(preset, slope=float(slope)), 2 * iterations) for slope in SLOPES}
+        name: {slope: line(METHODS[name].preset(preset, slope=float(slope)), 2 * iterations) for slope in slopes}
         for name in names
     }
 
@@ -54,7 +56,7 @@ def table(model: str, lines: dict[str, dict]) -> Table:
     shown = Table("slope", "paper", *names, title=f"Model {model}: mean value (gain over gd)")
     digits, paper, base = (2 if model == "A" else 0), PAPER[model], lines["gd"]["mean"]
     shown.add_row("gd", f"{paper['gd']:.{digits}f}", *[f"{base:.{digits}f}"] * len(names))
-    for slope in map(str, SLOPES):
+    for slope in dict.fromkeys(slope for name in names for slope in lines[name]):
         means = [lines[name][slope]["mean"] for name in names]
         cells = [f"{value:.{digits}f} ({value / base:.3f})" for value in means]
         shown.add_row(slope, f"{paper[slope]:.{digits}f} ({paper[slope] / paper['gd']:.3f})", *cells)
@@ -74,16 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_flags(parser, "A,C")
     parser.add_argument("--methods", default=",".join(METHODS), help="of adr-gd-reference,adr-gd (default both)")
+    parser.add_argument("--slopes", default=",".join(map(str, SLOPES)), help="with commas (default %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    console, by_model, names = Console(width=140), {}, options.methods.split(",")
+    console, by_model = Console(width=140), {}
+    names, slopes = options.methods.split(","), options.slopes.split(",")
     for model in options.models.split(","):
         iterations = QUICK_ITERATIONS if options.quick else ITERATIONS
-        by_model[model] = measured(model, names, seeds_of(model, options.quick), iterations)
+        by_model[model] = measured(model, names, slopes, seeds_of(model, options.quick), iterations)
         console.print(table(model, by_model[model]))
     if options.out:
         write(options.out, "surrogate_slopes", by_model)
-    part = set(options.models.split(",")) != set(PAPER) or set(names) != set(METHODS)
+    part = set(by_model) != set(PAPER) or set(names) != set(METHODS) or set(slopes) != {str(slope) for slope in SLOPES}
     mode = "quick" if options.quick else "figures"
     code = verdict("surrogate_slopes", check("surrogate_slopes", figures(by_model), table=mode, part=part))
     print(json.dumps(by_model))

@@ -138,7 +138,7 @@ def train(
         momentum: of sgd, in [0, 1).
         weight_decay: added to the gradient, times the parameter.
         schedule: cosine (from `rate` to 0, by update) or constant.
-        augment: crop at random out of a margin of four black pixels, and mirror half of the images, which must be
+        augment: crop at random out of a margin of four pixels of zeros, and mirror half of the images, which must be
             (N, 3, 32, 32).
         seed: of order, augmentation, dropout and the attack's draws, at least 0. On the CPU the same seed gives the
             same parameters bit for bit; PyTorch's own random state is left as it was.
@@ -187,7 +187,7 @@ def train(
     )
     carried = torch.zeros_like(images[: math.ceil(len(images) / per_epoch)])
     spent, losses, accuracies = 0.0, [], []
-    with _as_it_came(module), _own_draws(layers, images.device), progress_bar(progress) as bar:
+    with _as_it_came(module, drop_gradients=True), _own_draws(layers, images.device), progress_bar(progress) as bar:
         if not module.training:
             module.train()
         task = bar.add_task("training", total=updates)
@@ -263,7 +263,7 @@ def validate(
 
 
 def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of `images` (batch, channels, height, width) moved by up to four pixels either way, black where nothing
+    """Each of `images` (batch, channels, height, width) moved by up to four pixels either way, zeros where nothing
     was, and mirrored left to right with probability one half. `generator` is on the CPU.
     """
     batch, _, height, width = images.shape
@@ -312,7 +312,7 @@ def _perturb(
     passes spent.
     """
     rows = slice(len(names))
-    with _as_it_came(network.module, gradients=False):
+    with _as_it_came(network.module):
         _evaluate_only(network.module)
         found = _attacked(network, adversary, pixels[rows], labels[rows], names, seed, full_budget=True)
     pixels[rows] = found.x
@@ -378,15 +378,15 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _as_it_came(module: nn.Module, gradients: bool = True) -> Iterator[None]:
-    """Give every part back in the mode that it came in, and, if `gradients`, the parameters without gradients."""
+def _as_it_came(module: nn.Module, drop_gradients: bool = False) -> Iterator[None]:
+    """Give every part back in the mode that it came in; on demand the parameters without the gradients of training."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         yield
     finally:
         for part, mode in modes:
             part.training = mode
-        if gradients:
+        if drop_gradients:
             for parameter in module.parameters():
                 parameter.grad = None
 

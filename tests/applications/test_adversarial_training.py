@@ -118,7 +118,10 @@ def test_validation_is_what_the_attack_finds(few):
     assert clean == (module(few[0]).argmax(1) == few[1]).double().mean()
     found = gw.attack(module, *few, radius=0.05, method="pgd", loss="ce", budget=6, progress=False)
     assert attacked == (~found.goal_met).double().mean()
-    assert validate(module, *few, progress=False) == (clean, None)
+    module[0].weight.grad = torch.ones_like(module[0].weight)
+    assert validate(module.train(), *few, progress=False) == (clean, None)
+    assert module.training
+    assert module[0].weight.grad is not None
 
 
 # Any attack, any set

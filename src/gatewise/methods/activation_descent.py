@@ -117,7 +117,7 @@ class ActivationDescent(Method):
                 apart = torch.zeros_like(beta)
                 for i, e, norm in zip(chosen, eta, norms, strict=True):
                     h = true.preactivations[i] if self.penalty_moves_input else true.preactivations[i].detach()
-                    apart = apart + disagreement(h, norm, e).flatten(1).sum(1)
+                    apart = apart + disagreement(h, norm, e).total()
                 lagrangian = problem.measure(x, surrogate.output) + beta * apart
                 total = lagrangian.sum()
             gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)

@@ -123,10 +123,7 @@ class ActivationDescentReference(Method):
                 norms = self._norms(running, surrogate, shifted)
                 apart = torch.zeros_like(beta)
                 for i, e in zip(chosen, eta, strict=True):
-                    h = true.preactivations[i]
-                    by_neuron = disagreement(h, norms[i], e)
-                    for half in (by_neuron.where(h > 0, 0.0), by_neuron.where(h <= 0, 0.0)):
-                        apart = apart + half.flatten(1).amax(1)
+                    apart = apart + disagreement(true.preactivations[i], norms[i], e).largest_halves()
                 lagrangian = problem.measure(x, self._scaled(surrogate.output, norms[-1])) + beta * apart
                 total = lagrangian.sum()
             gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)

@@ -98,7 +98,7 @@ class RunningNorms:
                 squared_norms(self.view, base, rule, self.streams.normal(base.input), gates)
                 for _ in range(1 if self._squares else self.first)
             ]
-            mean = tuple(torch.stack(by_gate).mean(0) for by_gate in zip(*draws, strict=True))
+            mean = draws[0] if len(draws) == 1 else tuple(torch.stack(d).mean(0) for d in zip(*draws, strict=True))
             self._squares = tuple(map(self._mix, self._squares, mean)) or mean
             self._norms = tuple(reachable(square.sqrt()) for square in self._squares)
         self._calls += 1

@@ -137,7 +137,10 @@ class _SurrogateGate(torch.autograd.Function):
         to_z = _leaky(gradient * s, gradient, ctx.slope) if ctx.needs_input_grad[0] else None
         to_eta = None
         if ctx.needs_input_grad[1]:
-            to_eta = (1 - s).mul_(s).mul_(gradient).mul_(z).mul_(ctx.steepness)
+            # Most gates are saturated, exactly 0 or 1 in float32: the derivative lives on the few that are not.
+            soft = ((s != 0) & (s != 1)).nonzero(as_tuple=True)
+            derivative = ctx.steepness * s[soft] * (1 - s[soft]) * gradient[soft] * z[soft]
+            to_eta = torch.zeros_like(s).index_put_(soft, derivative)
             to_eta = to_eta if _is_zero(ctx.slope) else to_eta * (1 - ctx.slope)
         return to_z, to_eta, None, None
 
