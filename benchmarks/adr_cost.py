@@ -6,7 +6,8 @@ of the resident set over the loaded network, each method in a process of its own
 has none to draw: cost does not depend on them.
 
 Run by: .venv/bin/python benchmarks/adr_cost.py [--rounds 7] [--steps 12] [--only mnist-cnn,resnet20] [--out FILE]
-The last line printed is one JSON object.
+The last line printed is one JSON object. With ADR_OFFICIAL naming a checkout of the authors' code, their MNIST attack
+is timed on one image too, and the ratio per image-iteration told.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import authors_code
 import torch
 
 import gatewise as gw
@@ -83,7 +86,7 @@ def resident(entry: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(entry + ":"))
 
 
-def measure(case: str, rounds: int, steps: int) -> dict[str, object]:
+def measure(case: str, rounds: int, steps: int) -> dict[str, Any]:
     problem, images = problem_of(case)
     methods = methods_of(case)
     for method in methods.values():
@@ -97,9 +100,16 @@ def measure(case: str, rounds: int, steps: int) -> dict[str, object]:
         "ratio": round(statistics.median(ratios), 3),
         "range": [round(ratios[0], 3), round(ratios[-1], 3)],
         "pgd_ms": round(1e3 * statistics.median(entry["pgd"] for entry in timed), 2),
+        "adr_gd_ms": round(1e3 * statistics.median(entry["adr-gd"] for entry in timed), 2),
         "memory_ratio": round(memory["adr-gd"] / max(memory["pgd"], 1e-9), 2),
         "memory_megabytes": {name: round(entry, 1) for name, entry in memory.items()},
     }
+
+
+def authors_seconds() -> float | None:
+    """Per image-iteration of the authors' released MNIST attack, on one image; None without a checkout."""
+    problem, images = problem_of("mnist-cnn")
+    return authors_code.seconds_per_iteration(problem.network.module, images[0], label=0)
 
 
 def main() -> None:
@@ -122,6 +132,9 @@ def main() -> None:
         "details": found,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
+    if "mnist-cnn" in found and (seconds := authors_seconds()) is not None:
+        ours = 1e-3 * found["mnist-cnn"]["adr_gd_ms"] / CASES["mnist-cnn"][1]
+        told["authors_code"] = {"seconds_per_image_iteration": round(seconds, 3), "ratio": round(seconds / ours)}
     if given.out:
         given.out.write_text(json.dumps(told, indent=2) + "\n")
     print(json.dumps(told))

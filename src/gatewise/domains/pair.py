@@ -18,8 +18,8 @@ MOST_ROUNDS = 5000
 # Rounds end when one moves a row by less than this share of its size.
 STILL = 1e-13
 ROUNDS_BETWEEN_LOOKS = 50
-# Points in the two sets that are this close, as a share of their size, count as one where rounds are used up.
-MEETING = 1e-7
+# Points in the two sets that are this close, as a share of their size, count as one where rounds bring no more.
+CLOSE = 1e-7
 SHARES = [0.0] + [4.0**-k for k in range(20, -1, -1)]
 FAR_POINTS = 8
 
@@ -102,7 +102,7 @@ class Pair(Domain):
         # Steps of the size of the set, however far x is; Dykstra's algorithm, with a weight of 1, stalls there.
         weight = per_row((row_norm(x - point) / scale).clamp(min=1), x)
         debt, moving = torch.zeros_like(x), wanted
-        gap = torch.zeros_like(x)
+        gap, change_before = torch.zeros_like(x), torch.full_like(scale, torch.inf)
         for rounds in range(1, MOST_ROUNDS + 1):
             middle = self.first.project((x + weight * (point - debt)) / (1 + weight))
             landed = self.second.project(middle + debt)
@@ -113,9 +113,15 @@ class Pair(Domain):
             moving = moving & (change > STILL * (scale + row_norm(landed)))
             if not moving.any():
                 return point
-            if rounds % ROUNDS_BETWEEN_LOOKS == 0 and self._separated(gap).any():
-                raise InvalidInput(f"{self._names} is empty in some row; enlarge one of them or move them together.")
-        if (row_norm(gap) > MEETING * scale).any():
+            if rounds % ROUNDS_BETWEEN_LOOKS == 0:
+                if self._separated(gap).any():
+                    raise InvalidInput(
+                        f"{self._names} is empty in some row; enlarge one of them or move them together."
+                    )
+                # Faces of the two that nearly coincide keep the points that near apart for ever so long.
+                moving = moving & ((change > CLOSE * scale) | (change < 0.9 * change_before))
+                change_before = change
+        if (row_norm(gap) > CLOSE * scale).any():
             raise UnsupportedProblem(
                 f"{self._names} gave no common point in {MOST_ROUNDS} rounds; enlarge one of them, or leave one out."
             )

@@ -1,6 +1,6 @@
 """The network seen through its gates."""
 
-from gatewise.network.hyperplanes import exact_norms, squared_norms
+from gatewise.network.hyperplanes import RunningNorms, exact_norms, squared_norms
 from gatewise.network.piecewise import require_piecewise_linear
 from gatewise.network.rules import Fixed, GateRule, Network, Reaching, Smoothed, Softplus, Split, Surrogate
 from gatewise.network.view import Gate, NetworkView, Trace, view
@@ -12,6 +12,7 @@ __all__ = [
     "Network",
     "NetworkView",
     "Reaching",
+    "RunningNorms",
     "Smoothed",
     "Softplus",
     "Split",
