@@ -15,7 +15,7 @@ ON_RANDOM_NETWORKS = ("random_networks", "surrogate_slopes", "gate_reach_study")
 def _quick(script: str, *flags: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-W", "error", str(EXPERIMENTS / f"{script}.py"), "--quick", *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.mark.parametrize("script", ON_RANDOM_NETWORKS)

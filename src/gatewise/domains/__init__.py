@@ -1,4 +1,10 @@
-"""Sets of inputs: where a point may lie, and what its steps are measured by."""
+"""Sets of inputs: where a point may lie, and what its steps are measured by.
+
+What comes out of `project` and `sample` is feasible exactly, in its own dtype, for float32 and float64. Geometry is
+computed in float64; results are rounded inward: clamped to bounds rounded to the inside (`Intervals`), toward a ball's
+centre, onto a grid whose sums are exact (`Simplex`), or drawn toward an inner point (`Polyhedron`, `Pair`). A row with
+entries that are NaN or infinite spares the others, and comes back clamped, as it was, or as NaN.
+"""
 
 from gatewise.domains.balls import L1Ball, L2Ball, LinfBall
 from gatewise.domains.base import Domain

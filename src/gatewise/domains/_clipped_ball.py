@@ -19,12 +19,8 @@ from gatewise.domains._level import level, pour
 from gatewise.domains._rounding import inside_radius, toward
 from gatewise.geometry import row_norm
 
-NO_BOUND = torch.tensor(torch.inf)
 
-
-def nearest(
-    x: Tensor, center: Tensor, radius: Tensor, norm: int, lower: Tensor = -NO_BOUND, upper: Tensor = NO_BOUND
-) -> Tensor:
+def nearest(x: Tensor, center: Tensor, radius: Tensor, norm: int, lower: Tensor, upper: Tensor) -> Tensor:
     """The nearest point of ball and box to `x` (batch, …), in its dtype; ball and box must meet in that dtype.
 
     A row with entries that are not finite comes back with NaN.

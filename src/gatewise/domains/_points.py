@@ -57,6 +57,21 @@ def as_radius(value: float | Tensor, center: Tensor) -> Tensor:
     return radius.to(center.device)
 
 
+def check_together(**shapes: tuple[int, ...]) -> torch.Size:
+    """The shape that data of these shapes, given by name, broadcast to.
+
+    Raises:
+        InvalidInput: they do not.
+    """
+    try:
+        return torch.broadcast_shapes(*shapes.values())
+    except RuntimeError as error:
+        listed = ", ".join(f"{name.replace('_', ' ')} {tuple(shape)}" for name, shape in shapes.items())
+        raise InvalidInput(
+            f"The set's data have shapes that do not go together ({listed}); give them all the points' own shape."
+        ) from error
+
+
 def check_points(x: Tensor, *shapes: torch.Size) -> None:
     """Refuse points that a set with data of these shapes cannot hold.
 

@@ -132,7 +132,8 @@ class L1Ball(Ball):
     def project(self, x: Tensor) -> Tensor:
         """The nearest point (the exact threshold of Duchi et al., ICML 2008), rounded toward the centre."""
         check_center(x, self.center, self._radius)
-        return clipped_ball.nearest(x, self.center, self._radius, 1)
+        endless = x.new_full((), torch.inf)
+        return clipped_ball.nearest(x, self.center, self._radius, 1, -endless, endless)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The sign of the gradient's largest entry in magnitude, the first of them in a tie; zeros elsewhere."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gatewise.domains._points import as_data, check_points
+from gatewise.domains._points import as_data, check_points, check_together
 from gatewise.domains._rounding import at_least, at_most
 from gatewise.domains.intervals import Intervals
 from gatewise.errors import InvalidInput, UnsupportedProblem
@@ -39,13 +39,7 @@ class Box(Intervals):
 
     def __post_init__(self):
         lower, upper = as_data("lower", self.lower).double(), as_data("upper", self.upper).double()
-        try:
-            torch.broadcast_shapes(lower.shape, upper.shape)
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"lower has shape {tuple(lower.shape)} and upper {tuple(upper.shape)}, which do not go together; give "
-                "both the points' shape, or numbers."
-            ) from error
+        check_together(lower=lower.shape, upper=upper.shape)
         if (lower > upper).any():
             raise InvalidInput("lower is above upper in some entry; swap or correct the bounds.")
         if (lower == torch.inf).any() or (upper == -torch.inf).any():

@@ -16,6 +16,7 @@ from gatewise.geometry import per_row, row_norm
 from gatewise.streams import RowStreams
 
 MOST_STEPS = 200
+BACK_OFFS = [0.0] + [2.0**-k for k in range(54, -1, -1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,8 @@ class CarvedBall(Domain):
     The nearest point to x is the projection on `other` of a point between x and the ball's centre: with a multiplier
     m >= 0 for the ball, `z - x + m (z - center)` is normal to `other` at z, so z is the projection of
     `center + share * (x - center)` with `share = 1 / (1 + m)`. Its distance from the centre rises with the share.
+
+    Rows with entries that are not finite come back with NaN.
 
     Raises:
         InvalidInput: at first use, where the two have no point in common.
@@ -41,15 +44,15 @@ class CarvedBall(Domain):
         outside = self.ball.violation(nearest) > 0
         if not outside.any():
             return nearest
-        share, back_off = self._share(x.double(), outside), torch.zeros_like(outside, dtype=torch.float64)
-        waiting = outside
-        while waiting.any():
+        share, waiting = self._share(x.double(), outside), outside
+        # Rounding to x's dtype may leave the ball again: the share is lowered until it does not, at last to 0.
+        for back_off in BACK_OFFS:
             candidate = self._projected(share * (1 - back_off), x)
             good = waiting & (self.ball.violation(candidate) == 0)
             nearest, waiting = torch.where(per_row(good, x), candidate, nearest), waiting & ~good
-            # Rounding to x's dtype may leave the ball again: the share is lowered until it does not, at last to 0.
-            back_off = (2 * back_off).clamp(min=torch.finfo(x.dtype).eps / 8, max=1)
-        return nearest
+            if not waiting.any():
+                break
+        return torch.where(per_row(waiting, x), torch.nan, nearest)
 
     def _projected(self, share: Tensor, x: Tensor) -> Tensor:
         """The projection on `other` of the point that far (batch,) from the centre to `x`, in its dtype."""

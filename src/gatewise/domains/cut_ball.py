@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatewise.domains import _clipped_ball as clipped_ball
-from gatewise.domains._points import check_center
+from gatewise.domains._points import check_center, check_together
 from gatewise.domains.balls import L1Ball, L2Ball
 from gatewise.domains.base import Domain
 from gatewise.domains.intervals import Intervals
@@ -34,14 +34,8 @@ class CutBall(Domain):
 
     def __post_init__(self):
         center, (lower, upper) = self.ball.center.double(), self.box.nonempty_edges(torch.float64)
-        rows = self.ball._radius.shape + (1,) * (center.ndim - 1) if self.ball._radius.ndim else ()
-        try:
-            shape = torch.broadcast_shapes(center.shape, lower.shape, upper.shape, rows)
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"The ball's center has shape {tuple(center.shape)} and the box bounds of shapes {tuple(lower.shape)} "
-                f"and {tuple(upper.shape)}, which do not go together; give the box the center's shape, or numbers."
-            ) from error
+        rows = (*self.ball._radius.shape, *[1] * (center.ndim - 1)) if self.ball._radius.ndim else ()
+        shape = check_together(center=center.shape, radius=rows, lower=lower.shape, upper=upper.shape)
         self._bounds(center.new_zeros(()).expand(shape))
 
     def _bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +81,8 @@ class CutBall(Domain):
         if isinstance(self.ball, L2Ball):
             return self.ball.steepest(gradient)
         slope = gradient.flatten(1).abs().double()
-        radius = per_row(self.ball._radius, gradient)
+        # At radius 0 any step will do; this one is finite.
+        radius = per_row(self.ball._radius, gradient).clamp(min=torch.finfo(torch.float64).tiny)
         share = ((upper.double() - lower.double()) / radius).expand_as(gradient).flatten(1)
         unit = torch.ones_like(slope[:, 0])
         lengths = clipped_ball.longest(slope, torch.zeros_like(slope), share.clamp(max=1), unit, 1)

@@ -36,7 +36,10 @@ class Intersection(Domain):
     simplex and box                exact, likewise (`CutSimplex`)               the simplex's
     polyhedron and box             exact, by programs a row (`CutPolyhedron`)   the polyhedron's
     two boxes, two polyhedra       again a box, a polyhedron                    its own
-    any others                     Dykstra's algorithm (`Pair`); no support     the ball's, else the first's
+    l2 ball and any other          exact, by projections on the other           the ball's
+                                   (`CarvedBall`); no support function
+    any others                     alternating projections (`Pair`), to 1e-7    the ball's, else the first's
+                                   or better; no support function
     =============================  ===========================================  ===========================
 
     A linf ball serves as a box everywhere; with a polyhedron it lends its norm. Intersections nest.

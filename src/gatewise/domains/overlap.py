@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gatewise.domains._points import check_together
 from gatewise.domains.box import Box
 from gatewise.domains.intervals import Intervals
-from gatewise.errors import InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +25,9 @@ class Overlap(Intervals):
 
     def _edges(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         (lower, upper), (other_lower, other_upper) = self.first._edges(dtype), self.second._edges(dtype)
-        try:
-            return lower.maximum(other_lower), upper.minimum(other_upper)
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"The sets have data of shapes {tuple(lower.shape)} and {tuple(other_lower.shape)}, which do not go "
-                "together; build both from data of the points' own shape."
-            ) from error
+        check_together(first=lower.shape, second=other_lower.shape)
+        check_together(first=upper.shape, second=other_upper.shape)
+        return lower.maximum(other_lower), upper.minimum(other_upper)
 
     def violation(self, x: Tensor) -> Tensor:
         """The larger of the two violations, (batch,) float64."""

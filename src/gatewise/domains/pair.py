@@ -40,7 +40,9 @@ class Pair(Domain):
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point, by alternating directions (Boyd et al. 2011) to float64 accuracy, then drawn inward."""
-        outside = self.violation(x) > 0
+        # Rows that are not finite have nothing near them, and stay.
+        violation = self.violation(x)
+        outside = (violation > 0) & violation.isfinite()
         if not outside.any():
             return x.clone()
         return torch.where(per_row(outside, x), self._drawn_in(self._nearest(x.double(), outside), outside, x), x)
@@ -114,7 +116,7 @@ class Pair(Domain):
             if not moving.any():
                 return point
             if rounds % ROUNDS_BETWEEN_LOOKS == 0:
-                if self._separated(gap).any():
+                if (moving & self._separated(gap, scale)).any():
                     raise InvalidInput(
                         f"{self._names} is empty in some row; enlarge one of them or move them together."
                     )
@@ -127,10 +129,11 @@ class Pair(Domain):
             )
         return point
 
-    def _separated(self, way: Tensor) -> Tensor:
-        """Rows (batch,) in which a plane across `way` has the first set behind it and the second before it."""
+    def _separated(self, way: Tensor, scale: Tensor) -> Tensor:
+        """Rows (batch,) in which a plane across `way` has the first set behind it and the second well before it."""
         try:
-            return self.first.support(way) + self.second.support(-way) < 0
+            distance = -(self.first.support(way) + self.second.support(-way))
+            return distance > CLOSE * scale * row_norm(way)
         except UnsupportedProblem:
             return torch.zeros(len(way), dtype=torch.bool, device=way.device)
 

@@ -45,6 +45,7 @@ class Polyhedron(Domain):
     _offset: Tensor = field(init=False, repr=False)
     _center: Tensor = field(init=False, repr=False)
     _radius: Tensor = field(init=False, repr=False)
+    # False where balls of any radius fit inside, so that there is no largest.
     sized: bool = field(init=False, repr=False, default=True)
 
     def __post_init__(self):
@@ -88,7 +89,9 @@ class Polyhedron(Domain):
         """The nearest point, by a quadratic program a row, rounded and drawn inward by the rounding error."""
         points = self._points(x)
         result = x.clone()
-        for row in (self._excess(points) > 0).nonzero().flatten().tolist():
+        excess = self._excess(points)
+        # Rows that are not finite have nothing near them, and stay.
+        for row in ((excess > 0) & excess.isfinite()).nonzero().flatten().tolist():
             center, radius, offset = self._local(row)
             found = _programs.nearest((points[row] - center) / radius, self._normals, offset)
             result[row] = self._drawn_in(row, center + radius * found, x[row])
