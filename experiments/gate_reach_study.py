@@ -205,19 +205,23 @@ def plot(by_model: dict[str, dict], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    ran = {line["what"] for lines in by_model.values() for line in lines.values()}
+    kinds = [kind for kind in reversed(dict.fromkeys(what for what, _, _ in cases(quick=False))) if kind in ran]
+    size = (3.4 * len(by_model), 2.8)
     figure, panels = plt.subplots(
-        1, len(by_model), figsize=(3.4 * len(by_model), 2.8), sharey=True, layout="constrained"
+        1, len(by_model), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    for panel, (model, lines) in zip(panels if len(by_model) > 1 else [panels], by_model.items(), strict=True):
-        kinds = list(dict.fromkeys(line["what"] for line in lines.values()))
-        for place, kind in enumerate(reversed(kinds)):
-            for line in (line for line in lines.values() if line["what"] == kind):
-                shade = {0.3: "tab:green", 1.0: "tab:orange", 2.0: "tab:blue"}.get(line["reach"], "black")
-                marker = "o" if line["restarts"] == 30 else "x"
-                shown = [max(100 * gap, 1e-3) for gap in line["gaps"]]
-                panel.scatter(shown, [place] * len(shown), s=16, color=shade, marker=marker, alpha=0.7, linewidths=1)
+    for panel, (model, lines) in zip(panels[0], by_model.items(), strict=True):
+        for line in lines.values():
+            shade = {0.3: "tab:green", 1.0: "tab:orange", 2.0: "tab:blue"}.get(line["reach"], "black")
+            marker = "o" if line["restarts"] == 30 else "x"
+            shown = [max(100 * gap, 1e-3) for gap in line["gaps"]]
+            place = [kinds.index(line["what"])] * len(shown)
+            panel.scatter(shown, place, s=16, color=shade, marker=marker, alpha=0.7, linewidths=1)
         panel.set(xscale="log", title=f"model {model}", xlabel="mean gap to best known, %")
-        panel.set_yticks(range(len(kinds)), list(reversed(kinds)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter("")
+        panel.set_yticks(range(len(kinds)), kinds)
         panel.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import re
+import textwrap
 import types
 import typing
 from fractions import Fraction
@@ -28,19 +32,18 @@ ALIASES = {"fgsm": "pgd:preset=fgsm"}
 
 def method_named(text: str) -> Method:
     """The method that `NAME[:key=value,…]` describes, such as `pgd`, `adr-gd:preset=mnist,slope=200`,
-    `restarts:member=apgd`.
+    `restarts:member=apgd`, `restarts:member=(pgd:step_size=0.5,schedule=constant),times=3`.
 
     Raises:
         InvalidInput: an unknown name (the nearest one is suggested), an unknown setting, or a value of the wrong kind.
     """
-    name, _, settings = text.partition(":")
+    name, _, said = text.partition(":")
     if name in ALIASES:
-        return method_named(ALIASES[name] + ("," + settings if settings else ""))
-    if name not in METHODS:
-        raise InvalidInput(f"There is no method {name!r}{_nearest(name, [*METHODS, *ALIASES])}")
-    kind = METHODS[name]
-    # A comma may stand inside a value (gates=0,2): only one before the next key separates.
-    entries = [entry.partition("=") for entry in re.split(r",(?=\s*\w+\s*=)", settings)] if settings else []
+        return method_named(ALIASES[name] + ("," + said if said else ""))
+    kind = _kind(name)
+    # A comma may stand inside a value (gates=0,2) or a member's brackets: only one before the next key separates.
+    separator = r",(?=\s*\w+\s*=)(?![^()]*\))"
+    entries = [entry.partition("=") for entry in re.split(separator, said)] if said else []
     given = {key.strip().replace("-", "_"): value.strip() for key, _, value in entries}
     preset = given.pop("preset", None)
     values = {key: _value(kind, key, value) for key, value in given.items()}
@@ -51,9 +54,43 @@ def method_named(text: str) -> Method:
         raise InvalidInput(f"{name} needs {', '.join(missing)}; say {name}:{missing[0]}=….") from None
 
 
-def summary(kind: type[Method]) -> str:
-    """A method in one line, from its docstring."""
-    return (kind.__doc__ or "").strip().splitlines()[0]
+def lines() -> dict[str, str]:
+    """Every name that `method_named` knows, with one line each."""
+    told = {name: (kind.__doc__ or "").strip().splitlines()[0] for name, kind in METHODS.items()}
+    return dict(sorted((told | {name: f"Short for {text}." for name, text in ALIASES.items()}).items()))
+
+
+def settings(name: str) -> list[tuple[str, str, str]]:
+    """A method's settings: name, default, and what it is; and last its presets.
+
+    Raises:
+        InvalidInput: there is no such method.
+    """
+    kind = _kind(ALIASES.get(name, name).partition(":")[0])
+    says = _attribute_docstrings(kind)
+    told = [
+        (field.name, "needed" if _required(field) else str(field.default), says.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+    ]
+    return told + ([("preset", "", "one of " + ", ".join(kind.presets))] if kind.presets else [])
+
+
+def _kind(name: str) -> type[Method]:
+    if name not in METHODS:
+        raise InvalidInput(f"There is no method {name!r}{_nearest(name, [*METHODS, *ALIASES])}")
+    return METHODS[name]
+
+
+def _attribute_docstrings(kind: type[Method]) -> dict[str, str]:
+    """The string under each setting: Python keeps none, so they are read from the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        entry.target.id: " ".join(str(text.value.value).split())
+        for entry, text in itertools.pairwise(body.body)
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -72,7 +109,7 @@ def _value(kind: type[Method], key: str, text: str) -> object:
         raise InvalidInput(f"{kind.name} has no setting {key!r}{_nearest(key, keys)}")
     try:
         return _convert(hints[key], text)
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise InvalidInput(f"{kind.name}: {key}={text!r} is not {_in_words(hints[key])}.") from None
 
 
@@ -92,7 +129,7 @@ def _convert(wanted: Any, text: str) -> object:
     if wanted is float:
         return float(Fraction(text)) if "/" in text else float(text)
     if wanted is Method:
-        return method_named(text)
+        return method_named(text.removeprefix("(").removesuffix(")"))
     return wanted(text)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gatewise.applications import adversarial_training, classifier_attack
-from gatewise.catalogue import METHODS, summary
+from gatewise.catalogue import lines, settings
 from gatewise.errors import GatewiseError
 
 APPLICATIONS: dict[str, tuple[type[Any], Callable[[Any], object], str]] = {
@@ -29,20 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, (config, _, help_text) in APPLICATIONS.items():
         _add_flags(commands.add_parser(name, help=help_text, description=help_text), config)
-    commands.add_parser("methods", help="list the methods")
+    listing = commands.add_parser("methods", help="list the methods, or the settings of one")
+    listing.add_argument("name", nargs="?", metavar="NAME", help="a method, to see its settings and presets")
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"gatewise: {message}\n"
     try:
-        given = vars(parser.parse_args(arguments))
+        given = vars(parser.parse_args(_joined(sys.argv[1:] if arguments is None else arguments)))
         command = given.pop("command")
         if command == "methods":
-            _list_methods()
+            _list_methods(given["name"])
         else:
             config, run, _ = APPLICATIONS[command]
-            run(config(**{key: value for key, value in given.items() if value is not None}))
+            run(config(**given))
     except GatewiseError as error:
         print(f"gatewise: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        warnings.formatwarning = usual
     return 0
 
 
@@ -57,20 +64,35 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     for field in dataclasses.fields(config):
         says = field.metadata
         options: dict[str, Any] = {
-            "help": says["help"],
+            "help": says["help"] + _default_in_words(field),
             "required": field.default is dataclasses.MISSING,
-            "default": None,
+            "default": argparse.SUPPRESS,
         }
         if field.default is False:
             options["action"] = "store_true"
         else:
-            options |= {
-                "type": _typed(says.get("parse", str)),
-                "choices": says.get("choices"),
-                "metavar": field.name.upper(),
-            }
-            options["action"] = "append" if says.get("repeat") else "store"
+            options |= {"type": _typed(says.get("parse", str)), "action": "append" if says.get("repeat") else "store"}
+            options |= {"choices": says["choices"]} if "choices" in says else {"metavar": field.name.upper()}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+
+
+def _default_in_words(field: dataclasses.Field[Any]) -> str:
+    """What the help adds, where there is a default worth telling that the text does not tell itself."""
+    default = field.default
+    if default is dataclasses.MISSING or default in (None, False) or "default" in field.metadata["help"]:
+        return ""
+    return f" (default {','.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a value that begins with a minus joined to its flag: `--bounds -1,1` is no two flags."""
+    joined: list[str] = []
+    for entry in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", entry):
+            joined[-1] += f"={entry}"
+        else:
+            joined.append(entry)
+    return joined
 
 
 def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -83,10 +105,14 @@ def _typed(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _list_methods() -> None:
+def _list_methods(name: str | None) -> None:
     table = Table(box=None, show_header=False)
-    for name, kind in sorted(METHODS.items()):
-        table.add_row(name, summary(kind))
+    if name is None:
+        for method, line in lines().items():
+            table.add_row(method, line)
+    else:
+        for setting, default, line in settings(name):
+            table.add_row(setting, default, line)
     Console().print(table)
 
 

@@ -76,7 +76,8 @@ def minimize(
         problem: network, domain, objective and goal.
         method: any method or combinator.
         start: (batch, …) float32 or float64, on the network's device; projected onto the domain first.
-        budget: backward passes a row, whatever run of the network they go through; None leaves it to the method.
+        budget: backward passes a row, whatever run of the network they go through; None leaves it to the method. An
+            objective that does not look at the network's output costs none.
         seconds: wall-clock limit, looked at after every step.
         stop: `goal_met`, `never`, or your own. By default `goal_met`, but `never` without a goal or for a `Distance`.
         seed: of the random streams. The same seed gives the same answer.
@@ -159,6 +160,8 @@ def maximize(problem: Problem, method: Method, start: Tensor, **options: object)
 
 
 def _check(start: Tensor, budget: int | None, seconds: float | None, rows: Sequence[int] | None) -> None:
+    if torch.is_inference_mode_enabled():
+        raise InvalidInput("Under torch.inference_mode() there are no gradients; leave it, or use torch.no_grad().")
     if start.dtype not in (torch.float32, torch.float64):
         raise InvalidInput(
             f"The start must be float32 or float64, got {start.dtype}; convert it and the network to the same."
@@ -169,8 +172,8 @@ def _check(start: Tensor, budget: int | None, seconds: float | None, rows: Seque
         )
     if not bool(torch.isfinite(start).all()):
         raise InvalidInput("The start holds NaN or infinite values; replace them first.")
-    if budget is not None and budget < 1:
-        raise InvalidInput(f"The budget must be at least 1 backward pass a row, got {budget}.")
+    if budget is not None and not (isinstance(budget, int) and budget >= 1):
+        raise InvalidInput(f"The budget must be a whole number of backward passes a row, at least 1, got {budget}.")
     if seconds is not None and not seconds > 0:
         raise InvalidInput(f"The time limit must be a positive number of seconds, got {seconds}.")
     if rows is not None and len(rows) != len(start):

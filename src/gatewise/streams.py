@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.errors import InvalidInput
+
 
 class RowStreams:
     """Random draws for the rows of a batch.
@@ -18,6 +20,8 @@ class RowStreams:
     """
 
     def __init__(self, seed: int, rows: Sequence[int]):
+        if seed < 0 or any(row < 0 for row in rows):
+            raise InvalidInput("The seed and the rows' names must be at least 0; they name random streams.")
         states = [np.random.SeedSequence([seed, int(row)]).generate_state(1, np.uint64)[0] for row in rows]
         self._generators = [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
 

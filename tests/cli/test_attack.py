@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -175,6 +176,76 @@ def test_exported_networks_give_the_same_points_as_the_module(workplace, trained
     exported, plain = (load_file(f"{folder}/points.safetensors") for folder in ("exported", "module"))
     for name in ("pgd", "adr-gd"):
         torch.testing.assert_close(exported[name], plain[name], rtol=0, atol=1e-4)
+
+
+def colour_images(tmp_path) -> list[str]:
+    """Channels last, as photographs come; flattened to 48 numbers by a network of its own."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "colour.npz", images=rng.integers(0, 256, (6, 4, 4, 3), dtype=np.uint8), labels=np.arange(6))
+    (tmp_path / "colour_network.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef network():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6)).eval()\n"
+    )
+    return ["--model", "colour_network:network", "--data", "colour.npz", "--budget", "5", "--device", "cpu"]
+
+
+def test_colour_images_with_channels_last(workplace):
+    flags = [*colour_images(workplace), "--radius", "8/255", "--method", "pgd", "--out", "found"]
+    assert main(["attack", *flags]) == 0
+    assert load_file("found/points.safetensors")["pgd"].shape == (6, 3, 4, 4)
+
+
+@pytest.mark.parametrize("bounds", ["none", "-1,1"])
+def test_bounds_are_those_given(workplace, bounds):
+    flags = [*colour_images(workplace), "--radius", "0.5", "--method", "pgd", "--bounds", bounds, "--full-budget"]
+    assert main(["attack", *flags, "--out", "found"]) == 0
+    found = load_file("found/points.safetensors")
+    attacked = (found["pgd"] != found["clean"]).flatten(1).any(1)
+    assert attacked.any()
+    assert found["pgd"].min() < 0
+
+
+def test_the_time_is_kept_however_many_pieces_there_are(workplace, trained_weights):
+    (workplace / "slow_network.py").write_text(
+        "import time\nfrom torch import nn\n\nclass Slow(nn.Flatten):\n"
+        "    def forward(self, x):\n        time.sleep(0.02)\n        return super().forward(x)\n\n"
+        "def network():\n    return nn.Sequential(Slow(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).eval()\n"
+    )
+    flags = ["--data", "digits", "--count", "30", "--radius", "0.02", "--seconds", "0.3", "--batch", "1"]
+    told = ["--model", "slow_network:network", "--weights", trained_weights, "--method", "pgd", "--out", "found"]
+    assert main(["attack", *flags, *told]) == 0
+    measured = summary(workplace / "found")["methods"]["pgd"]
+    assert measured["seconds"] < 0.6
+    assert measured["success"] < 1
+
+
+def test_time_alone_is_spent_whatever_the_restarts(workplace, trained_weights):
+    flags = ["--data", "digits", "--count", "3", "--radius", "0.01", "--seconds", "0.8", "--restarts", "2"]
+    told = ["--model", "little_networks:network", "--weights", trained_weights, "--method", "pgd", "--out", "found"]
+    assert main(["attack", *flags, *told]) == 0
+    assert summary(workplace / "found")["methods"]["pgd"]["seconds"] > 0.5
+
+
+def test_a_method_tells_its_settings_and_presets(capsys):
+    assert main(["methods", "adr-gd"]) == 0
+    told = capsys.readouterr().out
+    assert "kick_size" in told
+    assert "mnist-targeted" in told
+    assert main(["methods", "adrgd"]) == 2
+    assert "adr-gd" in capsys.readouterr().err
+
+
+def test_a_member_has_settings_of_its_own(workplace, trained_weights):
+    nested = "restarts:member=(pgd:step_size=0.5,schedule=constant),times=3"
+    assert main(attack(trained_weights, "--method", nested, "--out", "found")) == 0
+    assert list(summary(workplace / "found")["methods"]) == [nested]
+
+
+def test_random_weights_are_warned_of(workplace):
+    flags = ["--model", "zoo:mnist-cnn-a", "--data", "images.npz", "--radius", "0.1", "--budget", "1", "--out", "found"]
+    np.savez("images.npz", images=np.zeros((2, 1, 28, 28), dtype=np.float32), labels=np.arange(2))
+    with pytest.warns(UserWarning, match="random weights"):
+        assert main(["attack", *flags]) == 0
 
 
 def test_normalisation_goes_inside(workplace, trained_weights):

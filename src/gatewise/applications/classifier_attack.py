@@ -1,13 +1,14 @@
 """Attack a classifier on a set of images: adversarial images, an honest table at equal budget, and a picture.
 
-`attack` is the library's form (module, images, labels in; a `Result` out), `run` the command's (a `Config` in; files
-and a summary out).
+`gatewise.attack` is the library's form (module, images, labels in; a `Result` out), `run` the command's (a `Config` in;
+files and a summary out).
 """
 
 from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,16 +30,16 @@ from gatewise.attack import (
     plain_logits,
 )
 from gatewise.catalogue import method_named
-from gatewise.combinators import Restarts
+from gatewise.combinators import MultiTargeted, Restarts
 from gatewise.errors import InvalidInput
 from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
-from gatewise.objectives import Margin, Objective
+from gatewise.objectives import Margin, TargetedMargin
 from gatewise.readers import Images, read_device, read_images, read_model
 from gatewise.report.attack_table import attack_table
-from gatewise.report.folder import all_or_nothing
-from gatewise.report.gallery import Column, draw_gallery
+from gatewise.report.folder import all_or_nothing, require_writable
+from gatewise.report.gallery import Column, draw_gallery, require_matplotlib
 from gatewise.report.progress import progress_bar
 from gatewise.result import Result
 from gatewise.zoo.normalise import normalised
@@ -84,6 +85,8 @@ class Config:
             raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
         if self.target is not None and self.targeted is not None:
             raise InvalidInput("--target and --targeted exclude each other; give one.")
+        if self.seed < 0:
+            raise InvalidInput(f"--seed must be at least 0, got {self.seed}.")
         check_deviations(self.std)
         check_bounds(self.bounds)
 
@@ -97,6 +100,8 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         GatewiseError: whatever is wrong, as one sentence.
     """
+    require_writable(config.out)
+    require_matplotlib()
     methods = _methods(config)
     device = read_device(config.device)
     network = _network(config, device)
@@ -108,10 +113,12 @@ def run(config: Config) -> dict[str, Any]:
     correct = Margin(labels)(images, clean) > 0
     attacked = correct if targets is None else correct & (targets != labels)
     domain = ball_in_box(images, config.norm, config.radius, config.bounds)
+    objective = attack_objective(config.loss, labels, targets)
+    goal = Margin(labels) if targets is None else TargetedMargin(targets)
 
     summary: dict[str, Any] = {"rows": len(labels), "clean_accuracy": correct.double().mean().item(), "methods": {}}
     found: dict[str, _Found] = {}
-    with progress_bar() as bar:
+    with network.borrowed(), progress_bar() as bar:
         for name, method in methods.items():
             task = bar.add_task(name, total=int(attacked.sum()))
             points, results = images.clone(), []
@@ -136,18 +143,21 @@ def run(config: Config) -> dict[str, Any]:
                 points[rows] = result.x
                 results.append(result)
                 bar.advance(task, len(rows))
+            # Everything told of the points is read off the untouched module once more.
             after = plain_logits(network, points, config.batch)
-            summary["methods"][name] = _summary(results) | {
+            summary["methods"][name] = {
+                "success": _mean((goal(points, after) <= 0)[attacked]),
+                "mean_value": _mean(-objective(points, after)[attacked]),
+                "forwards_per_row": _passes(results, "forwards", int(attacked.sum())),
+                "backwards_per_row": _passes(results, "backwards", int(attacked.sum())),
+                "seconds": sum(result.seconds for result in results),
                 "max_violation": domain.violation(points).max().item(),
-                "robust_accuracy": (correct & (Margin(labels)(points, after) > 0)).double().mean().item(),
+                "robust_accuracy": _mean(correct & (Margin(labels)(points, after) > 0)),
             }
-            found[name] = _Found(points, after)
+            found[name] = _Found(points, after, -objective(points, after))
     shown = (attacked if bool(attacked.any()) else correct.new_ones(len(labels))).nonzero().flatten()[:_SHOWN]
-    objective = attack_objective(config.loss, labels[shown], None if targets is None else targets[shown])
-    columns = [
-        _column(name, entry, labels, shown, objective)
-        for name, entry in ({"clean": _Found(images, clean)} | found).items()
-    ]
+    before = {"clean": _Found(images, clean, -objective(images, clean))}
+    columns = [_column(name, entry, labels, shown) for name, entry in (before | found).items()]
     _write(config, summary, data, found, columns)
     Console().print(attack_table(summary))
     return summary
@@ -155,11 +165,15 @@ def run(config: Config) -> dict[str, Any]:
 
 def _methods(config: Config) -> dict[str, Method]:
     named = {name: method_named(name) for name in config.method}
+    if config.target is not None or config.targeted is not None:
+        for name, method in named.items():
+            if isinstance(method, MultiTargeted):
+                raise InvalidInput(f"{name} chooses its own targets; leave out --target and --targeted.")
+    if _budget(config) is None:
+        # With time alone to spend, no number of runs is the end.
+        return {name: Restarts(member=method, times=None) for name, method in named.items()}
     if config.restarts > 1:
         return {name: Restarts(member=method, times=config.restarts) for name, method in named.items()}
-    if _budget(config) is None:
-        # With time alone to spend, one run is not the end.
-        return {name: Restarts(member=method, times=None) for name, method in named.items()}
     return named
 
 
@@ -169,6 +183,8 @@ def _budget(config: Config) -> int | None:
 
 def _network(config: Config, device: torch.device) -> NetworkView:
     module = read_model(config.model, config.weights)
+    if config.model.startswith("zoo:") and config.weights is None:
+        warnings.warn(f"{config.model} has random weights; name trained ones by --weights.", stacklevel=1)
     rows_per_run = getattr(module, "rows_per_run", None)
     return NetworkView(normalised(module, config.mean, config.std).to(device), rows_per_run=rows_per_run)
 
@@ -191,33 +207,32 @@ def _chunks(attacked: Tensor, config: Config) -> Iterator[tuple[Tensor, float | 
     left = attacked.nonzero().flatten()
     while len(left):
         rows = left[: config.batch]
-        limit = None if deadline is None else max(1e-3, (deadline - time.perf_counter()) * len(rows) / len(left))
+        remaining = None if deadline is None else deadline - time.perf_counter()
+        if remaining is not None and remaining <= 0:
+            return
+        yield rows, None if remaining is None else remaining * len(rows) / len(left)
         left = left[config.batch :]
-        yield rows, limit
 
 
-def _summary(results: list[Result]) -> dict[str, float | None]:
-    """Over the attacked rows; None where there were none."""
-    rows = sum(len(result.x) for result in results)
+def _mean(values: Tensor) -> float | None:
+    """None for no values at all."""
+    return values.double().mean().item() if len(values) else None
 
-    def mean(total: float) -> float | None:
-        return total / rows if rows else None
 
-    return {
-        "success": mean(sum(float(result.goal_met.sum()) for result in results)),
-        "mean_value": mean(-sum(result.value.double().sum().item() for result in results)),
-        "forwards_per_row": mean(sum(result.forwards_per_row * len(result.x) for result in results)),
-        "backwards_per_row": mean(sum(result.backwards_per_row * len(result.x) for result in results)),
-        "seconds": sum(result.seconds for result in results),
-    }
+def _passes(results: list[Result], kind: str, rows: int) -> float | None:
+    """Passes of one kind a row, over `rows` rows."""
+    return sum(getattr(result, f"{kind}_per_row") * len(result.x) for result in results) / rows if rows else None
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A method's points (rows, …) and the plain network's logits there (rows, classes); also of the clean images."""
+    """A method's points (rows, …), with the plain network's logits (rows, classes) and losses (rows,) there; also the
+    clean images.
+    """
 
     points: Tensor
     logits: Tensor
+    losses: Tensor
 
 
 def _write(
@@ -226,13 +241,13 @@ def _write(
     with all_or_nothing(config.out) as scratch:
         (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         tensors = {"index": data.index, "labels": data.labels, "clean": data.images}
-        save_file(tensors | {name: entry.points.cpu() for name, entry in found.items()}, scratch / "points.safetensors")
+        tensors |= {name: entry.points.cpu().contiguous() for name, entry in found.items()}
+        save_file(tensors, scratch / "points.safetensors")
         draw_gallery(scratch / "gallery.png", *gallery)
 
 
-def _column(title: str, found: _Found, labels: Tensor, shown: Tensor, objective: Objective) -> Column:
+def _column(title: str, found: _Found, labels: Tensor, shown: Tensor) -> Column:
     """What the gallery shows of a method: image, predicted class and loss; marked where the class is not the label."""
-    images, logits = found.points[shown], found.logits[shown]
-    classes, losses = logits.argmax(1), -objective(images, logits)
+    classes, losses = found.logits[shown].argmax(1), found.losses[shown]
     captions = [f"{chosen}  loss {loss:.3g}" for chosen, loss in zip(classes.tolist(), losses.tolist(), strict=True)]
-    return Column(title, images.cpu(), captions, (classes != labels[shown]).tolist())
+    return Column(title, found.points[shown].cpu(), captions, (classes != labels[shown]).tolist())

@@ -32,6 +32,7 @@ class MultiTargeted(Method):
 
     def __post_init__(self):
         require_positive(classes=self.classes)
+        super().__post_init__()
 
     @property
     def backwards_per_step(self) -> int:

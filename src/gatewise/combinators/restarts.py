@@ -27,6 +27,7 @@ class Restarts(Method):
 
     def __post_init__(self):
         require_positive(times=self.times)
+        super().__post_init__()
 
     @property
     def backwards_per_step(self) -> int:

@@ -27,6 +27,7 @@ class WarmStart(Method):
     def __post_init__(self):
         if not 0 < self.share < 1:
             raise InvalidInput(f"share must lie between 0 and 1, got {self.share}.")
+        super().__post_init__()
 
     @property
     def backwards_per_step(self) -> int:

@@ -12,7 +12,8 @@ independent: each has its own beta, kick clock and normalised gradients. (3) ||P
 (`exact_norms` gives the printed form) and refreshed every `refresh` steps. (4) A zero gradient takes no step instead
 of dividing by zero. (5) beta stays >= 0. (6) gamma is in no table of the paper; the default is the authors' MNIST
 value. (7) The driver returns the best x, not the last. (8) Leaky gates become (slope + (1 - slope) s) z; max-pools
-carry no eta. (9) beta starts every row at `penalty`.
+carry no eta. (9) A gradient in eta below
+`stillness` is normalised like any other before the kick is added.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class ActivationDescent(Method):
             refresh=self.refresh,
             steps=self.steps,
         )
+        super().__post_init__()
 
     @property
     def backwards_per_step(self) -> int:

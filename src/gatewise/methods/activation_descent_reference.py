@@ -89,6 +89,7 @@ class ActivationDescentReference(Method):
         require_positive(
             step_size=self.step_size, gate_step_size=self.gate_step_size, slope=self.slope, steps=self.steps
         )
+        super().__post_init__()
 
     @property
     def backwards_per_step(self) -> int:

@@ -42,6 +42,7 @@ class AutoProjectedGradient(Method):
 
     def __post_init__(self):
         require_positive(step_size=self.step_size, steps=self.steps)
+        super().__post_init__()
 
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Algorithm 1."""

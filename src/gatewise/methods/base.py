@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ class Method(abc.ABC):
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     """Published settings by name."""
 
+    def __post_init__(self):
+        # No setting of any method means anything below 0, NaN or infinite; some methods ask for more.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise InvalidInput(f"{field.name} must be a finite number, at least 0, got {value}.")
+
     @classmethod
     def preset(cls, name: str, **changes: object) -> Self:
         """The published settings called `name`, with `changes` on top; raises InvalidInput where there are none."""
@@ -75,5 +83,5 @@ def cosine_decay(step: int, steps: int) -> float:
 def require_positive(**settings: float | None) -> None:
     """Raise InvalidInput naming the first setting that is not a positive finite number; None passes."""
     for name, value in settings.items():
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is not None and not 0 < value < math.inf:
             raise InvalidInput(f"{name} must be a positive number, got {value}.")

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import torch
 
+from gatewise.errors import InvalidInput
 from gatewise.geometry import per_row
 from gatewise.methods.base import Method, Start, Steps, cosine_decay, require_positive
 from gatewise.network.hyperplanes import RunningNorms
@@ -47,6 +48,9 @@ class GateReachingDescent(Method):
 
     def __post_init__(self):
         require_positive(step_size=self.step_size, reach=self.reach, refresh=self.refresh, steps=self.steps)
+        if self.settle >= 1:
+            raise InvalidInput(f"settle must be below 1, got {self.settle}.")
+        super().__post_init__()
 
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Look at the hyperplanes, yield x, step along the reaching gradient."""
@@ -54,7 +58,7 @@ class GateReachingDescent(Method):
         x, size = start.points, domain.size(start.points)
         running = RunningNorms(network, start.streams, refresh=self.refresh, fresh=0.3, first=1)
         with torch.no_grad():
-            here = network.trace(x)
+            here = network.trace(x).require_rows()
         for step in range(steps):
             norms = running.at(here, lambda at=here: Fixed(at.pattern()))
             reach = self.reach * size * max(0.0, 1 - step / ((1 - self.settle) * steps))

@@ -43,6 +43,7 @@ class PerturbedGradientDescent(Method):
 
     def __post_init__(self):
         require_positive(step_size=self.step_size, kick_size=self.kick_size, patience=self.patience, steps=self.steps)
+        super().__post_init__()
 
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Yield x, kick the rows that are stuck, then step."""

@@ -27,7 +27,7 @@ def choose_switches(trace: Trace, chosen: str) -> tuple[int, ...]:
     Raises:
         InvalidInput: the network has no elementwise gate, or not that one.
     """
-    switches = trace.switches
+    switches = trace.require_rows().switches
     if not switches:
         raise InvalidInput("The network has no elementwise gate (ReLU or the like) to regularise; use pgd or apgd.")
     if chosen == "all":
@@ -89,19 +89,16 @@ def disagreement(h: Tensor, norm: Tensor | None, eta: Tensor) -> Disagreement:
     return Disagreement(index // (h.numel() // len(h)), charge, on.flatten()[index], len(h))
 
 
-def steepest_activation_direction(pattern: Tensor, gradient: Tensor) -> Tensor:
-    """Definition 5.2: which gates to switch so that the output rises, in {-1, 0, 1}.
+def steepest_activation_direction(h: Tensor, gradient: Tensor) -> Tensor:
+    """Definition 5.2: which gates to switch so that the output rises, in {-1, 0, 1}, shaped as h.
 
     Args:
-        pattern: nu, 0 or 1.
+        h: pre-activations; the gates are `nu = 1[h > 0]`.
         gradient: of the output in nu, shaped alike.
 
-    With `sgn(z) = 1 where z > 0 else -1` and `s = sgn(nu - 1/2)`: `s * min(sgn(gradient) * s, 0)`. A gate that is on
-    is switched off (-1) if it lowers the output, one that is off is switched on (+1) if it would raise it. Neurons
-    with h = 0 have a zero gradient in nu; the definition sets their direction to 0.
+    With `sgn(z) = 1 where z > 0 else -1` and `s = sgn(nu - 1/2)`: `s * min(sgn(gradient) * s, 0)`, and 0 where h is 0.
+    A gate that is on is switched off (-1) unless it raises the output, one that is off is switched on (+1) if it would.
     """
-    s = torch.where(pattern > 0.5, 1.0, -1.0).to(gradient.dtype)
+    s = torch.where(h > 0, 1.0, -1.0).to(gradient.dtype)
     sign = torch.where(gradient > 0, 1.0, -1.0).to(gradient.dtype)
-    return torch.where(
-        gradient == 0, torch.zeros_like(gradient), s * torch.minimum(sign * s, torch.zeros_like(gradient))
-    )
+    return (s * (sign * s).clamp_max(0)).masked_fill(h == 0, 0.0)

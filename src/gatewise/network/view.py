@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gatewise.errors import InvalidInput, TrainingModeWarning
+from gatewise.errors import InvalidInput, TrainingModeWarning, UnsupportedNetwork
 from gatewise.network.meter import Meter
 from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name, tensor_first
 from gatewise.network.prefix import Prefix
@@ -54,6 +54,21 @@ class Trace:
     def pattern(self) -> tuple[Tensor, ...]:
         """The activation pattern, by gate: bool for switches, winners (int64) for max-pools."""
         return tuple(g.pattern(z.detach()) for g, z in zip(self.gates, self.preactivations, strict=True))
+
+    def require_rows(self) -> Trace:
+        """This trace, if every gate holds one row an input row: what per-gate methods need.
+
+        Raises:
+            UnsupportedNetwork: naming the first gate that does not, and the remedy.
+        """
+        for i, z in enumerate(self.preactivations):
+            if z.shape[:1] != self.input.shape[:1]:
+                raise UnsupportedNetwork(
+                    f"Gate {i + 1} of {len(self.gates)} works on shape {tuple(z.shape)} for {len(self.input)} input "
+                    "rows, so its neurons belong to no row; keep the batch axis first, or use a method without gate "
+                    "rules (pgd, apgd)."
+                )
+        return self
 
     @property
     def switches(self) -> tuple[int, ...]:

@@ -21,6 +21,11 @@ def require_logits(y: Tensor, labels: Tensor) -> Tensor:
         )
     if labels.dtype != torch.int64:
         raise InvalidInput(f"Labels must be int64, got {labels.dtype}; convert them as by `labels.long()`.")
+    if bool((labels < 0).any()) or bool((labels >= y.shape[1]).any()):
+        raise InvalidInput(
+            f"Labels and targets must lie between 0 and {y.shape[1] - 1}, the network's last class; "
+            f"got {int(labels.min())} to {int(labels.max())}."
+        )
     return y
 
 

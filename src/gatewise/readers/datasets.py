@@ -83,7 +83,7 @@ def read_images(name: str, count: int | None = None, indices: str | None = None)
         raise InvalidInput(f"{name} has the label {labels.min()}; labels are classes counted from 0.")
     pixels = source.pixels(rows)
     with np.errstate(over="ignore"):  # a float64 too large for float32 becomes an infinity, reported below
-        images = pixels.astype(np.float32)
+        images = np.ascontiguousarray(pixels, dtype=np.float32)
     if pixels.dtype == np.uint8:
         images /= 255
     finite = np.isfinite(images).reshape(len(images), -1).all(1)

@@ -20,6 +20,7 @@ def all_or_nothing(folder: str | Path) -> Iterator[Path]:
         InvalidInput: nothing can be written there.
     """
     target = Path(folder)
+    missing = [place for place in (target, *target.parents) if not place.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target) as made:
@@ -29,6 +30,10 @@ def all_or_nothing(folder: str | Path) -> Iterator[Path]:
                 os.replace(path, target / path.name)
     except OSError as error:
         raise InvalidInput(f"Nothing can be written to {folder}: {error.strerror or error}.") from error
+    finally:
+        for place in missing:
+            with contextlib.suppress(OSError):  # it is not empty: all went well
+                place.rmdir()
 
 
 def require_writable(folder: str | Path) -> None:

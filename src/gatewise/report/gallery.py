@@ -5,6 +5,7 @@ Laid out after Figure 6 of Yu & Gao (ICML 2024).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ class Column:
     marked: Sequence[bool]
 
 
+def require_matplotlib() -> None:
+    """Raise InvalidInput where the gallery cannot be drawn: to be asked before long work."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InvalidInput('The gallery needs matplotlib: pip install "gatewise[images]".')
+
+
 def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
     """Write a picture with one line for each row: clean, then each method's image and its difference from the clean
     one.
@@ -38,11 +45,10 @@ def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
     Raises:
         InvalidInput: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidInput('The gallery needs matplotlib: pip install "gatewise[images]".') from None
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows, columns = len(clean.images), 1 + 2 * len(found)
     figure = Figure(figsize=(1.6 * columns, 1.75 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
