@@ -52,10 +52,10 @@ def test_a_start_of_another_dtype_than_the_network_gives_a_sentence(method):
         minimize(case.problem, METHODS[method].method, case.start.double(), budget=4)
 
 
-@pytest.mark.parametrize("budget", [0, -3])
-def test_a_budget_below_one_gives_a_sentence(budget):
+@pytest.mark.parametrize("budget", [0, -3, 10.5])
+def test_a_budget_that_is_no_count_gives_a_sentence(budget):
     case = linf_images(torch.float32)
-    with pytest.raises(InvalidInput, match=rf"budget must be at least 1 backward pass a row, got {budget}"):
+    with pytest.raises(InvalidInput, match=rf"a whole number of backward passes a row, at least 1, got {budget}"):
         minimize(case.problem, METHODS["pgd"].method, case.start, budget=budget)
 
 
