@@ -62,7 +62,7 @@ class ActivationDescent(Method):
     """Steepness of the surrogate gate."""
     gates: str = "all"
     """Gates that carry eta: all, last, or positions among the elementwise gates such as 0,2."""
-    refresh: int = 3
+    refresh: int = 10
     """Steps between two looks at ||P||."""
     exact_norms: bool = False
     """Compute ||P|| by one forward pass per input coordinate at every step."""
