@@ -1,5 +1,8 @@
 """What every test starts from: one torch thread, a seeded global generator, and an untouched default dtype."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
@@ -16,3 +19,12 @@ def _same_world():
     before = torch.get_default_dtype()
     yield
     assert torch.get_default_dtype() is before, "a test or the library changed torch's default dtype"
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The published networks and images; a test that asks for them is skipped where they are not."""
+    folder = os.environ.get("GATEWISE_DATA")
+    if not folder:
+        pytest.skip("GATEWISE_DATA is not set: no published networks and images here")
+    return Path(folder).absolute()

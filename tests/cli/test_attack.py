@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -15,8 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from gatewise.cli import main
-
-needs_data = pytest.mark.skipif("GATEWISE_DATA" not in os.environ, reason="GATEWISE_DATA is not set")
 
 
 def attack(weights: str, *more: str) -> list[str]:
@@ -275,10 +272,9 @@ def test_the_installed_command_runs():
     assert "adr-gd" in done.stdout
 
 
-@needs_data
-def test_robust_mnist_network_as_measured(tmp_path, monkeypatch):
+def test_robust_mnist_network_as_measured(tmp_path, monkeypatch, data_folder):
     """The robust network of Yu & Gao at linf 0.2: PGD succeeds on at least 20 of 100 images, APGD on at least 19."""
-    weights = os.path.join(os.path.abspath(os.environ["GATEWISE_DATA"]), "models/adr_gd_mnist/mnist_pgd.pt")
+    weights = str(data_folder / "models/adr_gd_mnist/mnist_pgd.pt")
     monkeypatch.chdir(tmp_path)
     flags = (
         "--model zoo:adr-mnist-cnn --data mnist:test --count 100 --norm linf --radius 0.2 --loss margin --budget 100"

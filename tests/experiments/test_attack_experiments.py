@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 import torch
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-needs_data = pytest.mark.skipif("GATEWISE_DATA" not in os.environ, reason="GATEWISE_DATA is not set")
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def last_line(monkeypatch, capsys):
     torch.set_num_threads(threads)
 
 
-@needs_data
+@pytest.mark.usefixtures("data_folder")
 @pytest.mark.parametrize("name", ["mnist_attacks", "cifar10_attacks", "imagenet_attacks"])
 def test_attack_grids_keep_inside_box_and_budget(last_line, tmp_path, name):
     code, told = last_line(name, "--quick", "--out", tmp_path / "told.json")
@@ -45,7 +42,7 @@ def test_attack_grids_keep_inside_box_and_budget(last_line, tmp_path, name):
         assert bounds == "unclipped" or (entry["outside"] == 0 and entry["clipped_success"] == entry["success"])
 
 
-@needs_data
+@pytest.mark.usefixtures("data_folder")
 def test_a_cell_that_is_in_the_file_is_not_run_again(last_line, tmp_path):
     out = tmp_path / "told.json"
     last_line("mnist_attacks", "--quick", "--only", "|fgsm,box", "--out", out)
@@ -57,13 +54,13 @@ def test_a_cell_that_is_in_the_file_is_not_run_again(last_line, tmp_path):
     assert again["cells"] == told["cells"]
 
 
-@needs_data
+@pytest.mark.usefixtures("data_folder")
 def test_a_grid_out_of_time_says_what_is_left(last_line, capsys, tmp_path):
     _, told = last_line("mnist_attacks", "--quick", "--seconds", "1e-9", "--only", "|fgsm,box")
     assert len(told["cells"]) <= 1
 
 
-@needs_data
+@pytest.mark.usefixtures("data_folder")
 def test_galleries_are_drawn(last_line, tmp_path):
     code, told = last_line("galleries", "--quick", "--out", tmp_path)
     assert code == 0
