@@ -272,6 +272,17 @@ def test_the_installed_command_runs():
     assert "adr-gd" in done.stdout
 
 
+def test_attack_runs_as_a_program(workplace, trained_weights):
+    asked = [sys.executable, "-m", "gatewise.cli", *attack(trained_weights, "--method", "pgd", "--out", "found")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "found" / "summary.json").exists()
+    done = subprocess.run([*asked, "--radius", "-1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("gatewise: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_robust_mnist_network_as_measured(tmp_path, monkeypatch, data_folder):
     """The robust network of Yu & Gao at linf 0.2: PGD succeeds on at least 20 of 100 images, APGD on at least 19."""
     weights = str(data_folder / "models/adr_gd_mnist/mnist_pgd.pt")
