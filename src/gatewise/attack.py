@@ -80,7 +80,7 @@ def attack(
         network=network,
         domain=ball_in_box(images, norm, radius, bounds),
         objective=attack_objective(loss, labels, targets),
-        goal=Margin(labels) if targets is None else TargetedMargin(targets),
+        goal=attack_goal(labels, targets),
     )
     return minimize(
         problem,
@@ -103,11 +103,16 @@ def ball_in_box(images: Tensor, norm: str, radius: float, bounds: tuple[float, f
     return ball if bounds is None else Intersection(ball, Box(*bounds))
 
 
+def attack_goal(labels: Tensor, targets: Tensor | None) -> Objective:
+    """What success means, said once: at most 0 where a row is not its label any more, or is its target."""
+    return Margin(labels) if targets is None else TargetedMargin(targets)
+
+
 def attack_objective(loss: str, labels: Tensor, targets: Tensor | None) -> Objective:
     """Minus the loss that an attack raises, targeted if `targets` are given; raises InvalidInput for other names."""
     match loss:
         case "margin":
-            return Margin(labels) if targets is None else TargetedMargin(targets)
+            return attack_goal(labels, targets)
         case "ce":
             return -CrossEntropy(labels) if targets is None else CrossEntropy(targets)
         case "dlr":

@@ -23,6 +23,7 @@ from gatewise.attack import (
     Loss,
     Norm,
     attack,
+    attack_goal,
     attack_objective,
     ball_in_box,
     check_images,
@@ -35,7 +36,7 @@ from gatewise.errors import InvalidInput
 from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
-from gatewise.objectives import Margin, TargetedMargin
+from gatewise.objectives import Margin
 from gatewise.readers import Images, read_device, read_images, read_model
 from gatewise.report.attack_table import attack_table
 from gatewise.report.folder import all_or_nothing, require_writable
@@ -114,7 +115,7 @@ def run(config: Config) -> dict[str, Any]:
     attacked = correct if targets is None else correct & (targets != labels)
     domain = ball_in_box(images, config.norm, config.radius, config.bounds)
     objective = attack_objective(config.loss, labels, targets)
-    goal = Margin(labels) if targets is None else TargetedMargin(targets)
+    goal = attack_goal(labels, targets)
 
     summary: dict[str, Any] = {"rows": len(labels), "clean_accuracy": correct.double().mean().item(), "methods": {}}
     found: dict[str, _Found] = {}
@@ -145,16 +146,17 @@ def run(config: Config) -> dict[str, Any]:
                 bar.advance(task, len(rows))
             # Everything told of the points is read off the untouched module once more.
             after = plain_logits(network, points, config.batch)
+            losses = -objective(points, after)
             summary["methods"][name] = {
                 "success": _mean((goal(points, after) <= 0)[attacked]),
-                "mean_value": _mean(-objective(points, after)[attacked]),
+                "mean_value": _mean(losses[attacked]),
                 "forwards_per_row": _passes(results, "forwards", int(attacked.sum())),
                 "backwards_per_row": _passes(results, "backwards", int(attacked.sum())),
                 "seconds": sum(result.seconds for result in results),
                 "max_violation": domain.violation(points).max().item(),
                 "robust_accuracy": _mean(correct & (Margin(labels)(points, after) > 0)),
             }
-            found[name] = _Found(points, after, -objective(points, after))
+            found[name] = _Found(points, after, losses)
     shown = (attacked if bool(attacked.any()) else correct.new_ones(len(labels))).nonzero().flatten()[:_SHOWN]
     before = {"clean": _Found(images, clean, -objective(images, clean))}
     columns = [_column(name, entry, labels, shown) for name, entry in (before | found).items()]

@@ -211,8 +211,9 @@ class _Interception(TorchFunctionMode):
         name, overwrites = operation_name(func)
         known, result, gates_met = next(self.done_before, ("", None, 0))
         if self.after is not None and known == name:
-            self.gates = list(self.after.gates[:gates_met])
-            self.preactivations = list(self.after.preactivations[:gates_met])
+            new = slice(len(self.gates), gates_met)
+            self.gates += self.after.gates[new]
+            self.preactivations += self.after.preactivations[new]
             return result
         self.done_before = iter(())  # all is used up, or this is another way through the module: from here on, run
         result = self.run(name, overwrites, func, args, kwargs or {})
