@@ -155,7 +155,8 @@ class TiedGates(Method):
             with torch.no_grad():
                 here = network.trace(x)
             yield Iterate(x, problem.measure(x, here.output), here.output)
-            norms = running.at(here, lambda at=here: Fixed(at.pattern()))[:-1]
+            running.look(here, lambda at=here: Fixed(at.pattern()))
+            norms = running.norms()[:-1]
             reach = per_row(self.reach * size * max(0.0, 1 - step / ((1 - SETTLE) * steps)), x)
             rule = RULES[self.rule]([reach * norm for norm in norms], list(norms), list(here.preactivations))
             x = x.detach().requires_grad_()

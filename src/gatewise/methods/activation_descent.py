@@ -18,19 +18,17 @@ carry no eta. (9) A gradient in eta below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gatewise.geometry import row_norm, unit_rows
+from gatewise.geometry import unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
-from gatewise.network.consistency import choose_switches, disagreement, per_gate
+from gatewise.network.consistency import choose_switches
 from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
-from gatewise.network.rules import Fixed, Surrogate
-from gatewise.network.view import Trace
+from gatewise.network.relaxed import FreeGates, RelaxedGates
 from gatewise.problem import Iterate, Problem
 
 
@@ -95,62 +93,69 @@ class ActivationDescent(Method):
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Algorithm 1."""
         network, x = problem.network, start.points
-        eta: list[Tensor] = []
-        chosen: tuple[int, ...] = ()
-        last_kick: list[Tensor] = []
+        with torch.no_grad():
+            first = network.trace(x)
+        gates = RelaxedGates(first, choose_switches(first, self.gates), self.slope)
+        del first
         beta = torch.full_like(x.flatten(1)[:, 0], self.penalty)
+        last_kick = beta.new_ones(len(gates.chosen), len(beta))
         running = RunningNorms(network, start.streams, refresh=self.refresh)
         for t in range(1, 1 + start.steps(self.steps, cost=self.backwards_per_step)):
-            x = x.detach().requires_grad_()
+            x, look = x.detach().requires_grad_(), self._estimates_norms and running.is_due
             with torch.enable_grad():
-                true = network.trace(x, remember=chosen[0] if chosen else 0)
+                compared = gates.compared()
+                true = network.trace(x, compared, keep=look, remember=gates.chosen[0])
                 value = problem.measure(x, true.output)
             yield Iterate(x.detach(), value.detach(), true.output.detach())
 
-            if not chosen:
-                chosen = choose_switches(true, self.gates)
-                eta = [(true.preactivations[i] > 0).to(x.dtype) for i in chosen]
-                last_kick = [torch.ones_like(beta) for _ in chosen]
-            eta = [e.detach().requires_grad_() for e in eta]
             with torch.enable_grad():
-                relaxed = [e if self.objective_moves_gates else e.detach() for e in eta]
-                surrogate = network.trace(x, Surrogate(per_gate(true, chosen, relaxed), self.slope), after=true)
-                norms = self._norms(running, surrogate, chosen, [e.detach() for e in eta])
-                apart = torch.zeros_like(beta)
-                for i, e, norm in zip(chosen, eta, norms, strict=True):
-                    h = true.preactivations[i] if self.penalty_moves_input else true.preactivations[i].detach()
-                    apart = apart + disagreement(h, norm, e).total()
-                lagrangian = problem.measure(x, surrogate.output) + beta * apart
-                total = lagrangian.sum()
-            gradient, *gate_gradients = torch.autograd.grad(total, [x, *eta], materialize_grads=True)
+                free = gates.free(compared, true)
+                charge = free.charge(self._norms(running, gates, x, free), moves_input=self.penalty_moves_input)
+                apart = torch.zeros_like(beta).index_add(0, free.row[: len(charge)], charge)
+                penalty, variables, shared = (beta * apart).sum(), (x, free.eta), gates.chosen[0] > 0
+                # Where the two runs share nothing, the first one's graph goes before the second is built.
+                early = (0.0, 0.0) if shared else _gradients(penalty, variables)
+                rule = gates.surrogate(free if self.objective_moves_gates else None)
+                surrogate = network.trace(x, rule, keep=look, after=true)
+                late = problem.measure(x, surrogate.output).sum() + (penalty if shared else 0.0)
+                gradient, gate_gradient = (a + b for a, b in zip(early, _gradients(late, variables), strict=True))
+            if self._estimates_norms:
+                running.look(surrogate, lambda run=surrogate: gates.held(run), gates.chosen)
+            del compared, true, surrogate, late, penalty
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
-            for i, (e, g) in enumerate(zip(eta, gate_gradients, strict=True)):
-                still = (t - last_kick[i] > self.patience) & (row_norm(g) < self.stillness) & self.kicks
-                direction = unit_rows(g)
-                if bool(still.any()):
-                    direction = direction + self.kick_size * start.streams.normal(g, only=still)
-                    last_kick[i] = last_kick[i].masked_fill(still, t)
-                eta[i] = e.detach().sub(direction, alpha=self.gate_step_size).clamp_(0, 1)
+            direction, norm = gates.directions(free, gate_gradient)
+            still = (t - last_kick > self.patience) & (norm < self.stillness) & self.kicks
+            last_kick = last_kick.masked_fill(still, t)
+            kicks = [
+                (gate, row, self.kick_size * start.streams.normal_row(row, gates.row_size(gate), x))
+                for gate, row in still.nonzero().tolist()
+            ]
+            gates.step(free, direction, kicks, length=-self.gate_step_size)
             apart = apart.detach()
             change = torch.where(apart < self.agreement, -self.penalty_decay, self.penalty_step * apart)
             beta = (beta + change).clamp_min(0)
         yield problem.at(x)
 
-    def _norms(
-        self, running: RunningNorms, surrogate: Trace, chosen: tuple[int, ...], eta: list[Tensor]
-    ) -> Sequence[Tensor | None]:
-        """||P|| under the gates eta, for each chosen gate; None for M3."""
+    @property
+    def _estimates_norms(self) -> bool:
+        return self.normalise_distances and not self.exact_norms
+
+    def _norms(self, running: RunningNorms, gates: RelaxedGates, x: Tensor, free: FreeGates) -> Tensor | None:
+        """||P|| under the gates eta, for the neurons at odds; None for M3."""
+        at_odds = free.position[: len(free.heights)]
+        if self._estimates_norms:
+            return running.at(at_odds)
         if not self.normalise_distances:
-            return [None] * len(chosen)
+            return None
+        with torch.no_grad():
+            base = running.view.trace(x, gates.surrogate())
+            exact = exact_norms(running.view, base, gates.held(base))
+        return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[at_odds])
 
-        def hold() -> Surrogate:
-            return Surrogate(per_gate(surrogate, chosen, eta), self.slope, rest=Fixed(surrogate.pattern()))
 
-        if self.exact_norms:
-            exact = exact_norms(running.view, surrogate, hold())
-            return [reachable(exact[i]) for i in chosen]
-        return running.at(surrogate, hold, chosen)[:-1]
+def _gradients(of: Tensor, variables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(of, variables, materialize_grads=True)
 
 
 _COLUMNS = (

@@ -150,8 +150,9 @@ class ActivationDescentReference(Method):
         def hold() -> Surrogate:
             return Surrogate(detached, self.slope, rest=Fixed(surrogate.pattern()))
 
-        exact = self.exact_norms
-        *norms, output = exact_norms(running.view, surrogate, hold()) if exact else running.at(surrogate, hold)
+        if not self.exact_norms:
+            running.look(surrogate, hold)
+        *norms, output = exact_norms(running.view, surrogate, hold()) if self.exact_norms else running.norms()
         output = reachable(output)
         if self.own_gate_in_norm:
             gates = [None if e is None else torch.sigmoid(self.slope * (e - 0.5)) for e in detached]

@@ -60,11 +60,11 @@ class GateReachingDescent(Method):
         with torch.no_grad():
             here = network.trace(x).require_rows()
         for step in range(steps):
-            norms = running.at(here, lambda at=here: Fixed(at.pattern()))
+            running.look(here, lambda at=here: Fixed(at.pattern()))
             reach = self.reach * size * max(0.0, 1 - step / ((1 - self.settle) * steps))
             x = x.detach().requires_grad_()
             with torch.enable_grad():
-                here = network.trace(x, Reaching([per_row(reach, norm) * norm for norm in norms[:-1]]))
+                here = network.trace(x, Reaching([per_row(reach, norm) * norm for norm in running.norms()[:-1]]))
                 value = problem.measure(x, here.output)
             yield Iterate(x.detach(), value.detach(), here.output.detach())
             step_size = per_row(cosine_decay(step, steps) * self.step_size * size, x)

@@ -7,7 +7,7 @@ every layer at once: one more forward pass estimates all norms, for any architec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -33,9 +33,7 @@ def squared_norms(
         noise: standard normal, shaped as x. Costs one forward pass a row.
         gates: positions of the gates to answer for, in that order; None for all.
     """
-    with torch.no_grad():
-        moved = view.trace(base.input + noise, rule)
-        return tuple((h - g).square() for h, g in zip(_heights(moved, gates), _heights(base, gates), strict=True))
+    return tuple(_squares(view, base, rule, noise, gates))
 
 
 def exact_norms(view: NetworkView, base: Trace, rule: GateRule) -> tuple[Tensor, ...]:
@@ -65,51 +63,84 @@ def reachable(norm: Tensor) -> Tensor:
     """The norms to divide by: 1 at a neuron that no input reaches under the held gates, which has ||P|| = 0 and no
     hyperplane, so that its pre-activation stays undivided.
     """
-    return norm.masked_fill(norm == 0, 1.0)
+    return norm + (norm == 0)
 
 
 class RunningNorms:
-    """`||P_j||` while a method walks: a running mean of samples, refreshed every few calls.
+    """`||P_j||` while a method walks: a running mean of samples, refreshed every few steps.
 
     Args:
         view: the network.
         streams: where the noise comes from, one stream a row.
-        refresh: calls of `at` between two samples; each sample costs one forward pass a row.
+        refresh: calls of `look` between two samples; each sample costs one forward pass a row.
         fresh: share of the mean that a new sample replaces.
-        first: samples averaged before the first answer, since one alone has a heavy tail below.
+        first: samples averaged at the first look, since one alone has a heavy tail below.
     """
 
     def __init__(self, view: NetworkView, streams: RowStreams, *, refresh: int = 3, fresh: float = 0.2, first: int = 8):
         self.view, self.streams = view, streams
         self.refresh, self.fresh, self.first = refresh, fresh, first
         self._calls = 0
-        self._squares: tuple[Tensor, ...] = ()
-        self._norms: tuple[Tensor, ...] = ()
+        self._squares = torch.empty(0)
+        self._by_gate: list[Tensor] = []
+        self._norms: tuple[Tensor, ...] | None = None
 
-    def at(self, base: Trace, hold: Callable[[], GateRule], gates: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        """The norms, by gate and last for the output, each (batch, …), with `reachable` applied.
+    @property
+    def is_due(self) -> bool:
+        """Whether the next look takes a sample."""
+        return self._calls % self.refresh == 0
 
-        `base` is a run whose heights are those under the rule that `hold` gives, which is asked only when it is
-        needed; `gates` are positions, the same at every call.
+    def look(self, base: Trace, hold: Callable[[], GateRule], gates: Sequence[int] | None = None) -> None:
+        """Take a sample where one is due.
+
+        Args:
+            base: a run whose heights are those under the rule that `hold` gives; both are used only where a sample is
+                due.
+            hold: gives a rule under which the run is affine in x.
+            gates: positions of the gates to look at, the same at every call; None for all.
         """
-        if self._calls % self.refresh == 0:
+        if self.is_due:
             rule = hold()
-            draws = [
-                squared_norms(self.view, base, rule, self.streams.normal(base.input), gates)
-                for _ in range(1 if self._squares else self.first)
-            ]
-            mean = draws[0] if len(draws) == 1 else tuple(torch.stack(d).mean(0) for d in zip(*draws, strict=True))
-            self._squares = tuple(map(self._mix, self._squares, mean)) or mean
-            self._norms = tuple(reachable(square.sqrt()) for square in self._squares)
+            if not self._by_gate:
+                heights = _heights(base, gates)
+                self._squares = torch.cat([torch.zeros_like(h).flatten() for h in heights])
+                parts = self._squares.split([h.numel() for h in heights])
+                self._by_gate = [part.view_as(h) for part, h in zip(parts, heights, strict=True)]
+            for sample in range(1 if self._calls else self.first):
+                share = self.fresh if self._calls else 1 / (1 + sample)
+                noise = self.streams.normal(base.input)
+                for mean, square in zip(self._by_gate, _squares(self.view, base, rule, noise, gates), strict=True):
+                    mean.lerp_(square, share)
+            self._norms = None
         self._calls += 1
+
+    def norms(self) -> tuple[Tensor, ...]:
+        """By gate and last for the output, each (batch, …), with `reachable` applied."""
+        if self._norms is None:
+            self._norms = tuple(reachable(square.sqrt()) for square in self._by_gate)
         return self._norms
 
-    def _mix(self, mean: Tensor, sample: Tensor) -> Tensor:
-        return mean.lerp(sample, self.fresh)
+    def at(self, position: Tensor) -> Tensor:
+        """The same for some neurons alone, (n,): `position` (n,) int64 counts through the gates, each flattened. All 1
+        before the first look.
+        """
+        if not self._by_gate:
+            return torch.ones_like(position, dtype=torch.get_default_dtype())
+        return reachable(self._squares[position].sqrt())
 
 
 def _repeat(times: int) -> Callable[[Tensor], Tensor]:
     return lambda held: held.repeat(times, *[1] * (held.ndim - 1))
+
+
+@torch.no_grad()
+def _squares(
+    view: NetworkView, base: Trace, rule: GateRule, noise: Tensor, gates: Sequence[int] | None
+) -> Iterator[Tensor]:
+    """`squared_norms`, one gate at a time."""
+    moved = view.trace(base.input + noise, rule)
+    for h, g in zip(_heights(moved, gates), _heights(base, gates), strict=True):
+        yield (h - g).square_()
 
 
 def _heights(trace: Trace, gates: Sequence[int] | None = None) -> tuple[Tensor, ...]:

@@ -29,14 +29,14 @@ from gatewise.network.operations import Pool
 PerGate = Sequence[Tensor | None]
 
 
-def _is_zero(slope: float | Tensor) -> bool:
+def is_zero(slope: float | Tensor) -> bool:
     """Whether this is a plain ReLU, known without looking into a tensor."""
     return not isinstance(slope, Tensor) and slope == 0
 
 
-def _leaky(gated: Tensor, z: Tensor, slope: float | Tensor) -> Tensor:
+def leaky(gated: Tensor, z: Tensor, slope: float | Tensor) -> Tensor:
     """`slope z + (1 - slope) gated`, without the arithmetic where the slope is 0."""
-    return gated if _is_zero(slope) else slope * z + (1 - slope) * gated
+    return gated if is_zero(slope) else slope * z + (1 - slope) * gated
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Fixed(GateRule):
         """`z` where the pattern is on, `slope z` elsewhere."""
         if (on := self.pattern[index]) is None:
             return Network().switch(index, z, slope)
-        return torch.where(on, z, slope * z)
+        return z * on if is_zero(slope) else torch.where(on, z, slope * z)
 
     def choice(self, index, z, pool):
         """The entry that the pattern names in each window."""
@@ -128,20 +128,20 @@ class _SurrogateGate(torch.autograd.Function):
         s = (eta - 0.5).mul_(steepness).sigmoid_()
         ctx.save_for_backward(z, s)
         ctx.steepness, ctx.slope = steepness, slope
-        return _leaky(s * z, z, slope)
+        return leaky(s * z, z, slope)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         z, s = ctx.saved_tensors
         (gradient,) = gradients
-        to_z = _leaky(gradient * s, gradient, ctx.slope) if ctx.needs_input_grad[0] else None
+        to_z = leaky(gradient * s, gradient, ctx.slope) if ctx.needs_input_grad[0] else None
         to_eta = None
         if ctx.needs_input_grad[1]:
             # Most gates are saturated, exactly 0 or 1 in float32: the derivative lives on the few that are not.
             soft = ((s != 0) & (s != 1)).nonzero(as_tuple=True)
             derivative = ctx.steepness * s[soft] * (1 - s[soft]) * gradient[soft] * z[soft]
             to_eta = torch.zeros_like(s).index_put_(soft, derivative)
-            to_eta = to_eta if _is_zero(ctx.slope) else to_eta * (1 - ctx.slope)
+            to_eta = to_eta if is_zero(ctx.slope) else to_eta * (1 - ctx.slope)
         return to_z, to_eta, None, None
 
 
@@ -162,7 +162,7 @@ class Smoothed(GateRule):
         sharp = s <= 0
         u = z / s.masked_fill(sharp, 1.0)
         expected = z * torch.special.ndtr(u) + s * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
-        return _leaky(torch.where(sharp, torch.relu(z), expected), z, slope)
+        return leaky(torch.where(sharp, torch.relu(z), expected), z, slope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ class _ReachingGate(torch.autograd.Function):
         # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
         u = (z / s).nan_to_num(0.0).clamp(-30, 30)
         share = torch.special.ndtr(u) + u * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
-        return _leaky(share * gradients[0], gradients[0], ctx.slope), None, None
+        return leaky(share * gradients[0], gradients[0], ctx.slope), None, None
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ class Softplus(GateRule):
 
     def switch(self, index, z, slope):
         """`t softplus(z / t)`."""
-        return _leaky(F.softplus(z, beta=1 / self.temperature), z, slope)
+        return leaky(F.softplus(z, beta=1 / self.temperature), z, slope)
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ class Trace:
     """One run of a network.
 
     `input` (batch, …); `output` (batch, …); `gates` and `preactivations`, one for each gate in the order met, each
-    pre-activation (batch, …). `smooth` names the known smooth functions met where a gradient was asked for, each with
+    pre-activation (batch, …); none where the run was asked not to keep them. `smooth` names the known smooth functions met where a gradient was asked for, each with
     the number of gates before it.
     """
 
@@ -108,22 +108,34 @@ class NetworkView:
                 return self.module(x)
             return torch.cat([self.module(piece) for _, piece in self._pieces(x)])[: len(x)]
 
-    def trace(self, x: Tensor, rule: GateRule | None = None, *, remember: int = 0, after: Trace | None = None) -> Trace:
-        """Run the network at `x` (batch, …) with every gate replaced by `rule` (None: the network itself), and keep
-        what each gate was given. Counted as one forward pass a row, and one backward pass where a gradient comes.
+    def trace(
+        self,
+        x: Tensor,
+        rule: GateRule | None = None,
+        *,
+        keep: bool = True,
+        remember: int = 0,
+        after: Trace | None = None,
+    ) -> Trace:
+        """Run the network at `x` (batch, …) with every gate replaced by `rule` (None: the network itself). Counted as
+        one forward pass a row, and one backward pass where a gradient comes.
 
         Args:
             x: (batch, …).
             rule: what each gate does.
+            keep: keep what each gate was given; False saves the memory. A run in pieces keeps it anyway.
             remember: keep what is computed before this gate, for a run that goes on from there.
             after: an earlier run at the same `x`, under a rule that agrees with this one before the gate that it
-                remembered: nothing before that gate is computed, or differentiated, twice.
+                remembered: nothing before that gate is computed, or differentiated, twice. It keeps as this one does.
         """
         rule = Network() if rule is None else rule
         entered = self.meter.forward(x)
         with self.borrowed():
             if self._rows_per_run is None:
-                return self._intercepted(entered, rule, Prefix(remember) if remember else None, after)
+                if after is not None and after.prefix is not None:
+                    with contextlib.suppress(_AnotherWay):
+                        return self._intercepted(entered, rule, keep, onward=after)
+                return self._intercepted(entered, rule, keep, Prefix(remember) if remember else None)
             pieces = [
                 self._intercepted(piece, rule.each(lambda held, rows=rows: held[rows]))
                 for rows, piece in self._pieces(entered)
@@ -172,9 +184,9 @@ class NetworkView:
             self._borrowed = False
 
     def _intercepted(
-        self, x: Tensor, rule: GateRule, prefix: Prefix | None = None, after: Trace | None = None
+        self, x: Tensor, rule: GateRule, keep: bool = True, prefix: Prefix | None = None, onward: Trace | None = None
     ) -> Trace:
-        with _Interception(rule, self.meter, prefix, after) as met:
+        with _Interception(rule, self.meter, keep, prefix, onward) as met:
             output = self.module(x)
         return Trace(x, output, tuple(met.gates), tuple(met.preactivations), tuple(met.smooth), prefix)
 
@@ -191,31 +203,39 @@ def view(module: nn.Module) -> NetworkView:
     return NetworkView(module)
 
 
+class _AnotherWay(Exception):
+    """A run that was to go on after another one makes other calls: it has to be run from the start."""
+
+
 class _Interception(TorchFunctionMode):
     """While active, hands every gate call to a rule and keeps its pre-activation; remembers a prefix, or goes on
     after one.
     """
 
-    def __init__(self, rule: GateRule, meter: Meter, prefix: Prefix | None = None, after: Trace | None = None):
+    def __init__(
+        self, rule: GateRule, meter: Meter, keep: bool, prefix: Prefix | None = None, onward: Trace | None = None
+    ):
         super().__init__()
-        self.rule, self.meter = rule, meter
+        self.rule, self.meter, self.keep = rule, meter, keep
         self.gates: list[Gate] = []
         self.preactivations: list[Tensor] = []
         self.smooth: list[tuple[str, int]] = []
         self.prefix = prefix
-        self.after = after
-        self.done_before = iter(after.prefix.calls() if after is not None and after.prefix is not None else ())
-        self.counts_at = None if after is None or after.prefix is None else after.prefix.gate
+        self.onward = onward
+        calls = [] if onward is None or onward.prefix is None else onward.prefix.calls()
+        self.done_before = iter(calls)
+        self.counts_at = onward.prefix.gate if calls and onward is not None and onward.prefix is not None else None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name, overwrites = operation_name(func)
-        known, result, gates_met = next(self.done_before, ("", None, 0))
-        if self.after is not None and known == name:
+        if self.onward is not None and (done := next(self.done_before, None)) is not None:
+            known, result, gates_met = done
+            if known != name:
+                raise _AnotherWay
             new = slice(len(self.gates), gates_met)
-            self.gates += self.after.gates[new]
-            self.preactivations += self.after.preactivations[new]
+            self.gates += self.onward.gates[new]
+            self.preactivations += self.onward.preactivations[new]
             return result
-        self.done_before = iter(())  # all is used up, or this is another way through the module: from here on, run
         result = self.run(name, overwrites, func, args, kwargs or {})
         if self.prefix is not None and self.prefix.is_open:
             self.prefix.remember(name, result, len(self.gates))
@@ -233,7 +253,10 @@ class _Interception(TorchFunctionMode):
         if not (overwrites or is_inplace(name, args, options)):
             return GATES[name](self, *args, **options)
         # The caller may go on with the overwritten tensor and ignore the return value, so both are the same tensor.
-        return args[0].copy_(GATES[name](self, args[0].clone(), *args[1:], **options))
+        before = args[0].clone()
+        if self.prefix is not None and self.prefix.is_open:
+            self.prefix.about_to_overwrite(args[0], before)
+        return args[0].copy_(GATES[name](self, before, *args[1:], **options))
 
     def switch(self, z: Tensor, slope: float | Tensor = 0.0) -> Tensor:
         z = self._counted(z)
@@ -249,7 +272,8 @@ class _Interception(TorchFunctionMode):
         if self.prefix is not None and self.prefix.is_open and len(self.gates) == self.prefix.gate:
             self.prefix.close()
         self.gates.append(gate)
-        self.preactivations.append(z)
+        if self.keep:
+            self.preactivations.append(z)
 
     def _counted(self, z: Tensor) -> Tensor:
         """A run that goes on after another does not touch the input: its gradients are counted where it begins."""
