@@ -9,7 +9,7 @@ from torch import Tensor
 from gatewise.domains import Box, Intersection, LinfBall
 from gatewise.errors import InvalidInput
 from gatewise.methods import ActivationDescent, Start
-from gatewise.network import view
+from gatewise.network import NetworkView, view
 from gatewise.objectives import CrossEntropy, Margin
 from gatewise.problem import Problem
 from gatewise.streams import RowStreams
@@ -173,7 +173,7 @@ def test_norms_cost_one_forward_every_few_steps_and_eight_at_the_start():
         start = Start(START, 24, RowStreams(SEED, range(3)))
         list(ActivationDescent(refresh=refresh).iterate(Problem(lens, DOMAIN, OBJECTIVE), start))
         assert lens.meter.backwards == 3 * 24
-        assert lens.meter.forwards == 3 * (2 * 12 + 1 + extra)
+        assert lens.meter.forwards == 3 * (1 + 2 * 12 + 1 + extra)  # eta's start, the steps, the last point
 
 
 def test_partial_gating_gives_eta_to_the_chosen_gates_alone():
@@ -186,6 +186,13 @@ def test_partial_gating_gives_eta_to_the_chosen_gates_alone():
     assert_same(by_number, everything)
     assert_same(minus_one, last)
     assert not torch.allclose(last[-1], everything[-1])
+
+
+def test_a_network_that_takes_one_batch_size_walks_the_same_way():
+    module, method = network(*SIZES), SETTINGS["gentle"]
+    start = Start(START, 2 * STEPS, RowStreams(SEED, range(3)))
+    pieces = [at.x for at in method.iterate(Problem(NetworkView(module, rows_per_run=2), DOMAIN, OBJECTIVE), start)]
+    assert_same(pieces, trajectory(method, module, DOMAIN, OBJECTIVE, START, 2 * STEPS))
 
 
 @pytest.mark.parametrize("gates", ["3", "first", "-4"])

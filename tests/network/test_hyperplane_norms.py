@@ -143,13 +143,19 @@ def test_running_norms_start_from_several_samples_and_are_refreshed_every_few_ca
     samples = [squared_norms(lens, base, rule, streams.normal(base.input)) for _ in range(6)]
     first = [torch.stack(by_gate).mean(0) for by_gate in zip(*samples[:5], strict=True)]
     before = lens.meter.forwards
-    calls = [running.at(base, lambda: rule) for _ in range(4)]
+    assert running.at(torch.tensor([0, 5])).tolist() == [1, 1]
+    calls = []
+    for _ in range(4):
+        running.look(base, lambda: rule)
+        calls.append(running.norms())
     assert lens.meter.forwards - before == 2 * (5 + 1)
     for call in calls[:3]:
         for found, expected in zip(call, first, strict=True):
             torch.testing.assert_close(found, reachable(expected.sqrt()))
     for found, old, new in zip(calls[3], first, samples[5], strict=True):
         torch.testing.assert_close(found, reachable((0.75 * old + 0.25 * new).sqrt()))
+    flat = torch.cat([norm.flatten() for norm in calls[3]])
+    torch.testing.assert_close(running.at(torch.tensor([3, 0, len(flat) - 1])), flat[[3, 0, -1]])
 
 
 def test_norms_carry_no_graph():

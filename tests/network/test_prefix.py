@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -79,3 +81,29 @@ def test_it_counts_as_a_pass_of_its_own():
     (remembered.output.sum() + onward.output.sum()).backward()
     assert lens.meter.forwards == 6
     assert lens.meter.backwards == 6
+
+
+class Wide(nn.Module):
+    """Tells of the first tensor that it makes, which nothing uses after the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.linears, self.made = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), []
+
+    def forward(self, x):
+        h = self.linears[0](x)
+        self.made.append(weakref.ref(h))
+        for linear in self.linears[1:]:
+            h = torch.relu(linear(h) * 2)
+        return h
+
+
+def test_what_nothing_uses_after_the_gate_is_not_kept():
+    network = Wide().eval()
+    lens, x = view(network), torch.randn(3, 4)
+    with torch.no_grad():
+        remembered = lens.trace(x, keep=False, remember=1)
+        assert network.made[-1]() is None
+        onward = lens.trace(x, keep=False, after=remembered)
+    assert remembered.preactivations == onward.preactivations == ()
+    torch.testing.assert_close(onward.output, remembered.output, rtol=0, atol=0)

@@ -111,7 +111,7 @@ class ActivationDescent(Method):
             with torch.enable_grad():
                 free = gates.free(compared, true)
                 charge = free.charge(self._norms(running, gates, x, free), moves_input=self.penalty_moves_input)
-                apart = torch.zeros_like(beta).index_add(0, free.row[: len(charge)], charge)
+                apart = gates.total(free, charge)
                 penalty, variables, shared = (beta * apart).sum(), (x, free.eta), gates.chosen[0] > 0
                 # Where the two runs share nothing, the first one's graph goes before the second is built.
                 early = (0.0, 0.0) if shared else _gradients(penalty, variables)

@@ -1,5 +1,4 @@
-"""What ADR-GD's two forms share: which gates carry eta, the surrogate run, and how far eta disagrees with the true
-pattern.
+"""Which gates carry eta, how far eta disagrees with the true pattern, and which gates an objective would switch.
 
 Legend: eta = relaxed gate in [0, 1]; h = true pre-activation; P = hyperplane normal; nu = 1[h > 0]. Source: Yu & Gao
 (ICML 2024), Definitions 5.2 and 5.3, equations 8 to 10.
@@ -60,10 +59,6 @@ class Disagreement:
     charge: Tensor
     should_be_on: Tensor
     rows: int
-
-    def total(self) -> Tensor:
-        """The sum over each row's neurons, (batch,): the penalty as printed."""
-        return self.charge.new_zeros(self.rows).index_add(0, self.row, self.charge)
 
     def largest_halves(self) -> Tensor:
         """The largest neuron of each half, added, (batch,): the penalty of the authors' code."""

@@ -8,6 +8,7 @@ module, the function, the method, the in-place form and an exported program's ov
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -168,6 +169,7 @@ SMOOTH = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=1024)
 def operation_name(function: Callable[..., Any]) -> tuple[str, bool]:
     """The bare name of a PyTorch operation, and whether it works in place (by a trailing underscore)."""
     name = getattr(function, "__name__", "").split(".")[0]
@@ -185,12 +187,10 @@ def is_gate_call(name: str, arguments: tuple[Any, ...], options: dict[str, Any])
     return arguments[0].is_floating_point()
 
 
-def tensor_first(
-    name: str, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def tensor_first(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A gate call's arguments with its tensor in the first place, where it was named (`torch.relu(input=z)`)."""
     for keyword in ("input", "self"):
-        if name in GATES and not arguments and keyword in options:
+        if not arguments and keyword in options:
             return (options[keyword],), {key: value for key, value in options.items() if key != keyword}
     return arguments, options
 

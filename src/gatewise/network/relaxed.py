@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class Compared(GateRule):
         """`max(z, 0) + slope min(z, 0)`."""
         if (on := self.on[index]) is None:
             return Network().switch(index, z, slope)
-        where = _positions((z > 0) ^ on)
+        where = _differing(z.detach(), on)
         if is_zero(slope):
             out, heights = _ComparedGate.apply(z, where)
         else:
@@ -49,7 +50,6 @@ class Compared(GateRule):
     def each(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The bare network: a run in pieces keeps its pre-activations, which are compared as a whole."""
         return Network()
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +134,12 @@ class _SettledGate(torch.autograd.Function):
 class FreeGates:
     """The entries of eta that can move at a step: those at odds with the true pattern, then the other soft ones.
 
-    `position` (n,) and `block` (n,) int64; `row` (n,) int64; `eta` (n,) as a leaf of its own; `heights` (k,) the true
-    pre-activations of the first k, differentiable; `soft` (m,) int64: where in this list the soft ones stand.
+    `position` (n,) and `block` (n,) int64; `eta` (n,) as a leaf of its own; `heights` (k,) the true pre-activations of
+    the first k, differentiable; `soft` (m,) int64: where in this list the soft ones stand.
     """
 
     position: Tensor
     block: Tensor
-    row: Tensor
     eta: Tensor
     heights: Tensor
     soft: Tensor
@@ -171,14 +170,20 @@ class RelaxedGates:
         self.chosen, self.gates, self.steepness = tuple(chosen), len(trace.gates), steepness
         self.rows = len(trace.input)
         self._shapes = [h.shape for h in heights]
-        device = trace.input.device
-        self._width = torch.tensor([h[0].numel() for h in heights], device=device)
-        self._end = self.rows * self._width.cumsum(0)
-        self._begin = self._end - self.rows * self._width
+        sizes = torch.tensor([h[0].numel() for h in heights]).repeat_interleave(self.rows)
+        ends = sizes.cumsum(0)
+        self._begin = [int(ends[gate * self.rows - 1]) if gate else 0 for gate in range(len(heights))]
+        self._bounds = torch.cat([ends.new_zeros(1), ends]).to(trace.input.device)
+        self._blocks = torch.arange(len(sizes), device=trace.input.device)
         self._on = torch.cat([(h > 0).flatten() for h in heights])
         self._eta = self._on.to(trace.input.dtype)
         self._share = self._sigmoid(self._eta)
         self._soft = self._is_soft(self._share).nonzero().squeeze(1)
+
+    @property
+    def eta(self) -> tuple[Tensor, ...]:
+        """By chosen gate, each (batch, …); do not write to them."""
+        return tuple(self._by_gate(self._eta))
 
     def row_size(self, gate: int) -> int:
         """How many entries a row of a chosen gate has."""
@@ -192,12 +197,12 @@ class RelaxedGates:
         """The rule of the surrogate's run; differentiable in `free.eta` where `free` is given. Gates without eta follow
         `rest` (None: the network).
         """
-        gate = torch.bucketize(self._soft, self._end, right=True)
-        counts = torch.bincount(gate, minlength=len(self.chosen)).tolist()
+        counts = torch.searchsorted(self._soft, self._bounds[:: self.rows].contiguous()).diff().tolist()
+        soft = [part - begin for part, begin in zip(self._soft.split(counts), self._begin, strict=True)]
         eta = self._eta[self._soft] if free is None else free.eta[free.soft]
         return Settled(
             self._placed(self._by_gate(self._share)),
-            self._placed((self._soft - self._begin[gate]).split(counts)),
+            self._placed(soft),
             self._placed(eta.split(counts)),
             self.steepness,
             rest or Network(),
@@ -213,18 +218,15 @@ class RelaxedGates:
             for i in self.chosen:
                 compared.switch(i, true.preactivations[i], 0.0)
         odds = [compared.odds[i] for i in self.chosen]
-        begins = self._begin.tolist()
-        at_odds = torch.cat([where + begin for (where, _), begin in zip(odds, begins, strict=True)])
+        at_odds = torch.cat([where + begin for (where, _), begin in zip(odds, self._begin, strict=True)])
         # Which soft ones are in that list, which is sorted, already?
         place = torch.searchsorted(at_odds, self._soft)
         known = torch.cat([at_odds, at_odds.new_full((1,), -1)])[place] == self._soft
-        position = torch.cat([at_odds, self._soft[~known]])
-        gate = torch.bucketize(position, self._end, right=True)
-        row = (position - self._begin[gate]) // self._width[gate]
+        others = self._soft[~known]
+        position = torch.cat([at_odds, others])
         return FreeGates(
             position=position,
-            block=gate * self.rows + row,
-            row=row,
+            block=torch.cat([self._blocks_of(at_odds), self._blocks_of(others)]),
             eta=self._eta[position].requires_grad_(),
             heights=torch.cat([heights for _, heights in odds]),
             soft=torch.where(known, place, len(at_odds) - 1 + (~known).cumsum(0)),
@@ -235,7 +237,7 @@ class RelaxedGates:
 
         A block without gradient keeps none.
         """
-        blocks = gradient.new_zeros(len(self.chosen) * self.rows)
+        blocks = gradient.new_zeros(len(self._blocks))
         # Squares of entries below 1e-20 underflow in float32: each block is scaled by its largest entry first.
         largest = blocks.scatter_reduce(0, free.block, gradient.abs(), "amax")
         scaled = gradient / largest.where(largest > 0, 1)[free.block]
@@ -250,16 +252,26 @@ class RelaxedGates:
         `kicks` (which chosen gate, which row, noise (`row_size`,)) to a whole block; all is kept in [0, 1].
         """
         self._eta[free.position] = free.eta.detach() + length * direction
-        kicked = torch.zeros(len(self.chosen) * self.rows, dtype=torch.bool, device=direction.device)
+        kicked = torch.zeros_like(self._blocks, dtype=torch.bool)
         soft = []
         for gate, row, noise in kicks:
-            begin = int(self._begin[gate]) + row * self.row_size(gate)
+            begin = self._begin[gate] + row * self.row_size(gate)
             block = slice(begin, begin + noise.numel())
             self._eta[block] += length * noise
             soft.append(begin + self._settle(block).nonzero().squeeze(1))
             kicked[gate * self.rows + row] = True
         rest = free.position if not soft else free.position[~kicked[free.block]]
         self._soft = torch.cat([rest[self._settle(rest)], *soft]).sort().values
+
+    def total(self, free: FreeGates, charge: Tensor) -> Tensor:
+        """The charges of each row's neurons, added: equation 10 as printed, (batch,)."""
+        blocks = charge.new_zeros(len(self._blocks)).index_add(0, free.block[: len(charge)], charge)
+        return blocks.view(-1, self.rows).sum(0)
+
+    def _blocks_of(self, position: Tensor) -> Tensor:
+        """The block of each of some sorted positions."""
+        counts = torch.searchsorted(position, self._bounds).diff()
+        return self._blocks.repeat_interleave(counts, output_size=len(position))
 
     def _settle(self, where: Tensor | slice) -> Tensor:
         """Bring eta into [0, 1] there, and what follows from it up to date; which are soft."""
@@ -284,11 +296,11 @@ class RelaxedGates:
         return tuple(placed.get(i) for i in range(self.gates))
 
 
-def _positions(mask: Tensor) -> Tensor:
-    """Where a bool tensor, flattened, is true: (n,) int64. Few are: it is read eight at a time, as int64."""
-    flat = mask.flatten()
-    if len(flat) % 8:
-        return flat.nonzero().squeeze(1)
-    words = flat.view(torch.int64).nonzero()
-    candidates = (8 * words + torch.arange(8, device=flat.device)).flatten()
-    return candidates[flat[candidates]]
+def _differing(z: Tensor, on: Tensor) -> Tensor:
+    """Where `z > 0` is not as `on` says: positions in the flattened gate, (n,) int64.
+
+    On a CPU by NumPy, whose comparison and search are several times PyTorch's speed.
+    """
+    if z.is_cpu:
+        return torch.from_numpy(np.flatnonzero((z.numpy() > 0) != on.numpy()))
+    return ((z > 0) ^ on).flatten().nonzero().squeeze(1)

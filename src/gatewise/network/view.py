@@ -40,8 +40,8 @@ class Trace:
     """One run of a network.
 
     `input` (batch, …); `output` (batch, …); `gates` and `preactivations`, one for each gate in the order met, each
-    pre-activation (batch, …); none where the run was asked not to keep them. `smooth` names the known smooth functions met where a gradient was asked for, each with
-    the number of gates before it.
+    pre-activation (batch, …), or none where the run was asked not to keep them. `smooth` names the known smooth
+    functions met where a gradient was asked for, each with the number of gates before it.
     """
 
     input: Tensor
@@ -245,10 +245,12 @@ class _Interception(TorchFunctionMode):
         self, name: str, overwrites: bool, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One call of the module: as it is, or through the rule."""
-        args, options = tensor_first(name, args, kwargs)
-        if not is_gate_call(name, args, options):
+        if name not in GATES:
             if name in SMOOTH and any(isinstance(entry, Tensor) and entry.requires_grad for entry in args):
                 self.smooth.append((name, len(self.gates)))
+            return func(*args, **kwargs)
+        args, options = tensor_first(args, kwargs)
+        if not is_gate_call(name, args, options):
             return func(*args, **options)
         if not (overwrites or is_inplace(name, args, options)):
             return GATES[name](self, *args, **options)
