@@ -1,6 +1,4 @@
-"""ADR-GD against Algorithm 1 of Yu & Gao (ICML 2024), written again by hand: weights as matrices, hyperplane normals
-as products of matrices, gradients by their formulas, one row at a time.
-"""
+"""ADR-GD against Algorithm 1 of Yu & Gao (ICML 2024), written again by hand."""
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from gatewise.objectives import CrossEntropy, Margin
 from gatewise.problem import Problem
 from gatewise.streams import RowStreams
 
+from .activation_descent_by_hand import ByHand
 from .trajectories import SEED, assert_same, network, points, trajectory
 
 SIZES, STEPS, LABEL = (4, 12, 12, 10, 3), 40, 1
@@ -22,89 +21,11 @@ OBJECTIVE = -CrossEntropy(torch.full((3,), LABEL))
 DOMAIN = Intersection(LinfBall(START, 0.4), Box(0.0, 1.0))
 
 
-class ByHand:
-    """Algorithm 1 for one row."""
-
-    def __init__(self, method: ActivationDescent, module, slope: float):
-        self.m, self.leak = method, slope
-        linear = [part for part in module if hasattr(part, "weight")]
-        self.W, self.b = [part.weight.detach() for part in linear], [part.bias.detach() for part in linear]
-
-    def forward(self, x: Tensor, gates: list[Tensor] | None = None) -> list[Tensor]:
-        """Pre-activations and, last, the output; gates None: the network's own."""
-        h = [self.W[0] @ x + self.b[0]]
-        for i in range(1, len(self.W)):
-            gate = self.own_gates(h[-1]) if gates is None else gates[i - 1]
-            h.append(self.W[i] @ (gate * h[-1]) + self.b[i])
-        return h
-
-    def own_gates(self, h: Tensor) -> Tensor:
-        return torch.where(h > 0, 1.0, self.leak).double()
-
-    def normals(self, gates: list[Tensor]) -> list[Tensor]:
-        """P_i = W_i D_{i-1} W_{i-1} … D_1 W_1 for every gate."""
-        P = [self.W[0]]
-        for i in range(1, len(self.W) - 1):
-            P.append(self.W[i] @ torch.diag(gates[i - 1]) @ P[-1])
-        return P
-
-    def pull_back(self, gates: list[Tensor], layer: int, cotangent: Tensor) -> Tensor:
-        """The input gradient of <cotangent, h_layer> in the network with these gates."""
-        for i in range(layer, 0, -1):
-            cotangent = gates[i - 1] * (self.W[i].T @ cotangent)
-        return self.W[0].T @ cotangent
-
-    def run(self, x: Tensor, low: Tensor, high: Tensor, streams: RowStreams) -> tuple[list[Tensor], int]:
-        m, a, leak = self.m, self.m.slope, self.leak
-        layers = len(self.W) - 1
-        eta = [(h > 0).double() for h in self.forward(x)[:-1]]
-        beta, last, kicks, visited = m.penalty, [1] * layers, 0, [x]
-        for t in range(1, STEPS + 1):
-            s = [1 / (1 + torch.exp(-a * (e - 0.5))) for e in eta]
-            surrogate_gates = [leak + (1 - leak) * gate for gate in s]
-            true, relaxed = self.forward(x), self.forward(x, surrogate_gates)
-            true_gates = [self.own_gates(h) for h in true[:-1]]
-
-            # The objective: minus the cross-entropy, so its gradient in the output is e_label - softmax.
-            out = -torch.softmax(relaxed[-1], 0)
-            out[LABEL] += 1
-            in_x = self.pull_back(surrogate_gates, layers, out)
-            in_eta, back = [torch.empty(0)] * layers, out
-            for i in range(layers, 0, -1):
-                behind = self.W[i].T @ back
-                in_eta[i - 1] = behind * relaxed[i - 1] * (1 - leak) * a * s[i - 1] * (1 - s[i - 1])
-                back = surrogate_gates[i - 1] * behind
-            if not m.objective_moves_gates:
-                in_eta = [torch.zeros_like(g) for g in in_eta]
-
-            # The penalty, equations 10 and 11.
-            total, P = 0.0, self.normals(surrogate_gates)
-            for i in range(layers):
-                norm = P[i].norm(dim=1) if m.normalise_distances else torch.ones(len(eta[i]), dtype=torch.float64)
-                norm = torch.where(norm > 0, norm, 1.0)
-                on, off = (0.5 - eta[i]).clamp(min=0), (eta[i] - 0.5).clamp(min=0)
-                distance = true[i] / norm
-                total += (distance.clamp(min=0) * on + (-distance).clamp(min=0) * off).sum().item()
-                if m.penalty_moves_input:
-                    push = ((true[i] > 0) * on - (true[i] < 0) * off) / norm
-                    in_x = in_x + beta * self.pull_back(true_gates, i, push)
-                in_eta[i] = in_eta[i] - beta * distance * (true[i] * (0.5 - eta[i]) > 0)
-
-            x = torch.minimum(torch.maximum(x - m.step_size * _unit(in_x), low), high)
-            for i in range(layers):
-                move = _unit(in_eta[i])
-                if m.kicks and t - last[i] > m.patience and in_eta[i].norm() < m.stillness:
-                    move = move + m.kick_size * streams.normal(eta[i][None])[0]
-                    last[i], kicks = t, kicks + 1
-                eta[i] = (eta[i] - m.gate_step_size * move).clamp(0, 1)
-            beta = max(beta + (-m.penalty_decay if total < m.agreement else m.penalty_step * total), 0.0)
-            visited.append(x)
-        return visited, kicks
-
-
-def _unit(g: Tensor) -> Tensor:
-    g = g / g.abs().max() if g.any() else g  # a gradient of 1e-200 has a direction, too
-    return g / g.norm() if g.any() else g
+def _out_gradient(y: Tensor) -> Tensor:
+    """Of minus the cross-entropy: e_label - softmax."""
+    out = -torch.softmax(y, 0)
+    out[LABEL] += 1
+    return out
 
 
 def _compare(method: ActivationDescent, slope: float = 0.0) -> int:
@@ -114,7 +35,8 @@ def _compare(method: ActivationDescent, slope: float = 0.0) -> int:
     rows, kicks = [], 0
     for row, x in enumerate(START):
         low, high = (START[row] - 0.4).clamp(min=0), (START[row] + 0.4).clamp(max=1)
-        visited, made = ByHand(method, module, slope).run(x, low, high, RowStreams(SEED, [row]))
+        by_hand = ByHand(vars(method), module, _out_gradient, lambda x: x.clamp(low, high), leak=slope)  # noqa: B023
+        visited, made = by_hand.run(x, STEPS, RowStreams(SEED, [row]))
         rows.append(visited)
         kicks += made
     assert_same(found, [torch.stack(at_step) for at_step in zip(*rows, strict=True)])
