@@ -28,7 +28,7 @@ PUBLISHED = {
     "resnet20": "cifar10_resnet20/resnet20.pt",
 }
 ZOO = {"cnn-a": "zoo:cifar10-cnn-a", "resnet20": "zoo:cifar10-resnet20", "vgg-19": "zoo:vgg-19"}
-COUNTS = {"cnn-a": 100, "resnet20": 10, "vgg-19": 10}  # images that one CPU core attacks in minutes
+COUNTS = {"cnn-a": 100, "resnet20": 40, "vgg-19": 10}  # images that one CPU core attacks in minutes
 # network, radius, set, loss, budget
 COLUMNS = (
     ("cnn-a", "8/255", "box", "ce", 100),
