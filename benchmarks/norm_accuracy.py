@@ -71,7 +71,8 @@ def main() -> None:
             single = [square.sqrt() for square in squared_norms(lens, base, held, streams.normal(x))]
             running = RunningNorms(lens, streams, refresh=1)
             for _ in range(given.refreshes):
-                mean = running.at(base, lambda held=held: held)
+                running.look(base, lambda held=held: held)
+            mean = running.norms()
         found[name] = {
             f"gate {i}": {"running": quantiles(mean[i], exact[i]), "single": quantiles(single[i], exact[i])}
             for i in range(len(base.gates))
