@@ -18,12 +18,15 @@ from gatewise.objectives.base import ObjectiveFunction
 class Iterate:
     """A point that a method visited, detached: `x` (batch, …), the objective's `value` there (batch,), the true
     network's `output` (batch, …). A method that did not run the true network there leaves `value` and `output` None:
-    the driver runs it.
+    the driver runs it. `by` names who found it, where a method is made of others. `ahead` announces a step that is
+    dearer than the method's others: the backward passes, of all rows together, that it may take before the next yield.
     """
 
     x: Tensor
     value: Tensor | None = None
     output: Tensor | None = None
+    by: str = ""
+    ahead: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ class Problem:
         with torch.enable_grad():
             output = self.network(leaf)
             value = self.measure(leaf, output)
-        return Evaluation(leaf.detach(), value.detach(), output.detach(), lambda: input_gradient(value, leaf))
+        return Evaluation(leaf.detach(), value.detach(), output.detach(), gradient=lambda: input_gradient(value, leaf))
 
     def measure(self, x: Tensor, output: Tensor) -> Tensor:
         """The objective's values, checked to be one number a row."""

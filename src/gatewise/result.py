@@ -50,6 +50,9 @@ class Result:
         seconds: wall-clock time.
         history: the best value so far after each step, (steps, batch). It never rises, except at the step where a row
             first meets the goal: points that meet it go before points that do not.
+        last_value: the objective at the last point visited, (batch,), best or not; for a row that the stop rule had
+            closed, at the point that closed it. Infinite where no point was visited.
+        found_by: the method's name for each row, or that of its member which found the point.
     """
 
     x: Tensor
@@ -62,6 +65,8 @@ class Result:
     backwards_per_row: float
     seconds: float
     history: Tensor
+    last_value: Tensor
+    found_by: tuple[str, ...] = ()
 
     def require(self) -> Result:
         """This result, if every row is feasible and meets the goal.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class Standing:
     to them.
 
     `x` (batch, …) best points so far, `value` (batch,) of the objective there, `goal_met` (batch,) bool, `done`
-    (batch,) bool rows that the stop rule has closed, `step` from 0, `backwards_per_row` spent so far, `seconds` since
+    (batch,) bool rows that the stop rule has closed, `found_by` which member
+    of a method made of others found each point, `step` from 0, `backwards_per_row` spent so far, `seconds` since
     the start.
     """
 
@@ -37,6 +39,7 @@ class Standing:
     value: Tensor
     goal_met: Tensor
     done: Tensor
+    found_by: list[str]
     step: int = 0
     backwards_per_row: float = 0.0
     seconds: float = 0.0
@@ -98,16 +101,19 @@ def minimize(
         value=torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device),
         goal_met=torch.zeros(len(points), dtype=torch.bool, device=points.device),
         done=torch.zeros(len(points), dtype=torch.bool, device=points.device),
+        found_by=[method.name] * len(points),
     )
     streams = RowStreams(seed, range(len(points)) if rows is None else rows)
+    deadline = math.inf if seconds is None else began + seconds
     forwards, backwards = network.meter.forwards, network.meter.backwards
-    dearest: float = method.backwards_per_step
+    dearest, announced, spent = method.backwards_per_step * len(points), 0, 0  # backward passes, all rows together
     moved: Tensor | None = None
     history: list[Tensor] = []
+    last = standing.value
     ending = Status.FINISHED
     with (
         network.borrowed(),
-        contextlib.closing(method.iterate(problem, Start(points, budget, streams))) as walk,
+        contextlib.closing(method.iterate(problem, Start(points, budget, streams, deadline))) as walk,
         _bar(progress) as bar,
     ):
         task = bar.add_task(method.name, total=budget)
@@ -116,19 +122,21 @@ def minimize(
             iterate = _next(walk, points, first=not history)
             if iterate is None:
                 break
-            _keep_best(problem, standing, iterate)
+            last = torch.where(standing.done, last, _keep_best(problem, standing, iterate))
             history.append(standing.value.clone())
             moved = moved if network.meter.moved is None else network.meter.moved
-            spent = (network.meter.backwards - backwards) / len(points)
-            dearest = max(dearest, spent - standing.backwards_per_row)
-            standing.step, standing.backwards_per_row = len(history), spent
+            before, spent = spent, network.meter.backwards - backwards
+            if spent - before > announced:
+                dearest = max(dearest, spent - before)
+            announced = iterate.ahead
+            standing.step, standing.backwards_per_row = len(history), spent / len(points)
             standing.seconds = time.perf_counter() - began
             standing.done = standing.done | stop(standing)
-            bar.update(task, completed=spent)
+            bar.update(task, completed=standing.backwards_per_row)
             if bool(standing.done.all()) or (callback is not None and callback(standing)):
                 ending = Status.STOPPED
                 break
-            if budget is not None and spent + dearest > budget:
+            if budget is not None and spent + max(dearest, announced) > budget * len(points):
                 ending = Status.BUDGET_SPENT
                 break
             if seconds is not None and standing.seconds >= seconds:
@@ -146,6 +154,8 @@ def minimize(
         backwards_per_row=(network.meter.backwards - backwards) / len(points),
         seconds=time.perf_counter() - began,
         history=torch.stack(history) if history else standing.value.new_empty(0, len(points)),
+        last_value=last,
+        found_by=tuple(standing.found_by),
     )
 
 
@@ -156,7 +166,7 @@ def maximize(problem: Problem, method: Method, start: Tensor, **options: object)
     """
     turned = dataclasses.replace(problem, objective=Negative(problem.objective))
     result = minimize(turned, method, start, **options)  # type: ignore[arg-type]
-    return dataclasses.replace(result, value=-result.value, history=-result.history)
+    return dataclasses.replace(result, value=-result.value, history=-result.history, last_value=-result.last_value)
 
 
 def _check(start: Tensor, budget: int | None, seconds: float | None, rows: Sequence[int] | None) -> None:
@@ -193,8 +203,10 @@ def _next(walk: Steps, points: Tensor, first: bool) -> Iterate | None:
         ) from error
 
 
-def _keep_best(problem: Problem, standing: Standing, iterate: Iterate) -> None:
-    """Points that meet the goal go before points that do not; then the smaller value wins. Rows that are done stay."""
+def _keep_best(problem: Problem, standing: Standing, iterate: Iterate) -> Tensor:
+    """Points that meet the goal go before points that do not; then the smaller value wins. Rows that are done stay.
+    The objective's values at the iterate, (batch,), are returned.
+    """
     value, output = iterate.value, iterate.output
     with torch.no_grad():
         if output is None or value is None:
@@ -206,6 +218,10 @@ def _keep_best(problem: Problem, standing: Standing, iterate: Iterate) -> None:
         standing.x = torch.where(per_row(better, iterate.x), iterate.x, standing.x)
         standing.value = torch.where(better, value, standing.value)
         standing.goal_met = torch.where(better, met, standing.goal_met)
+        if iterate.by:
+            for row in better.nonzero().flatten().tolist():
+                standing.found_by[row] = iterate.by
+    return value
 
 
 def _check_afresh(problem: Problem, standing: Standing) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -36,11 +36,13 @@ def test_writes_summary_points_and_gallery(workplace, trained_weights, capsys):
     told = summary(workplace / "found")
     assert told["rows"] == 30
     assert list(told["methods"]) == ["pgd", "apgd", "adr-gd:step_size=0.5,gates=last"]
+    assert told["warnings"] == []
     for measured in told["methods"].values():
         assert set(measured) == {
             "success", "mean_value", "forwards_per_row", "backwards_per_row", "seconds", "max_violation",
-            "robust_accuracy",
+            "robust_accuracy", "warnings",
         }  # fmt: skip
+        assert measured["warnings"] == []
         assert measured["max_violation"] == 0
         assert measured["backwards_per_row"] <= 12
     points = load_file(workplace / "found" / "points.safetensors")
@@ -238,6 +240,20 @@ def test_a_member_has_settings_of_its_own(workplace, trained_weights):
     assert list(summary(workplace / "found")["methods"]) == [nested]
 
 
+def test_the_summary_says_which_member_of_a_portfolio_broke_how_many(workplace, trained_weights):
+    flags = ["--data", "digits", "--count", "12", "--radius", "0.1", "--seconds", "2", "--device", "cpu"]
+    named = ["--model", "little_networks:network", "--weights", trained_weights, "--out", "found"]
+    assert main(["attack", *named, *flags, "--method", "strongest", "--method", "pgd"]) == 0
+    told = summary(workplace / "found")
+    strongest, pgd = told["methods"]["strongest"], told["methods"]["pgd"]
+    assert set(strongest["broken_by"]) <= {"apgd", "gate-annealing", "gate-annealing, narrow", "local-milp"}
+    attacked = told["rows"] * told["clean_accuracy"]
+    assert sum(strongest["broken_by"].values()) == pytest.approx(strongest["success"] * attacked)
+    assert strongest["success"] >= pgd["success"] > 0
+    assert strongest["max_violation"] == 0
+    assert "broken_by" not in pgd
+
+
 def test_random_weights_are_warned_of(workplace):
     flags = ["--model", "zoo:mnist-cnn-a", "--data", "images.npz", "--radius", "0.1", "--budget", "1", "--out", "found"]
     np.savez("images.npz", images=np.zeros((2, 1, 28, 28), dtype=np.float32), labels=np.arange(2))
@@ -262,6 +278,73 @@ def test_methods_are_listed_with_a_line_each(capsys):
     assert main(["methods"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in ("pgd", "apgd", "adr-gd", "adr-gd-reference", "restarts"))
+
+
+ROUNDED = """
+import torch
+from torch import nn
+
+class Rounded(nn.Flatten):
+    def forward(self, x):
+        return (8 * super().forward(x)).round() / 8
+
+def network():
+    return nn.Sequential(Rounded(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).eval()
+
+class Noisy(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x) + 0.01 * torch.randn(len(x), 64)
+
+def noisy():
+    return nn.Sequential(Noisy(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).eval()
+"""
+
+
+def test_signs_of_failure_are_told_in_the_summary_and_under_the_table(workplace, trained_weights, capsys):
+    (workplace / "rounded_networks.py").write_text(ROUNDED)
+    flags = ["--model", "rounded_networks:network", "--method", "pgd", "--method", "square", "--radius", "0.3"]
+    flags += ["--budget", "200", "--batch", "7", "--out", "found"]
+    assert main([*attack(trained_weights), *flags]) == 0
+    told, points = summary(workplace / "found"), load_file("found/points.safetensors")
+    still, beaten = told["warnings"]
+    assert set(still) == {"name", "rows", "sentence"}
+    assert (still["name"], beaten["name"]) == ("zero gradient", "black box beats white box")
+    moved = (points["square"] != points["clean"]).flatten(1).any(1)
+    assert set(beaten["rows"]) <= set(moved.nonzero().flatten().tolist())
+    assert len(beaten["rows"]) == round(told["methods"]["square"]["success"] * len(still["rows"])) > 0
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    first = ", ".join(map(str, still["rows"][:5]))
+    assert lines[0] == f"zero gradient, rows {first}, … {len(still['rows'])} in all: {still['sentence']}"
+    assert lines[1].startswith("black box beats white box, row")
+
+
+def test_a_random_network_is_told_of_as_a_whole(workplace, trained_weights, capsys):
+    (workplace / "rounded_networks.py").write_text(ROUNDED)
+    flags = ["--model", "rounded_networks:noisy", "--method", "pgd", "--out", "found"]
+    assert main([*attack(trained_weights), *flags]) == 0
+    (found,) = summary(workplace / "found")["warnings"]
+    assert (found["name"], found["rows"]) == ("random network", [])
+    assert capsys.readouterr().out.splitlines()[-1] == f"random network: {found['sentence']}"
+
+
+def test_steps_too_long_are_told_of_by_method(workplace, capsys):
+    np.savez("flat.npz", images=np.random.default_rng(0).random((4, 2, 2)).astype(np.float32), labels=np.zeros(4, int))
+    (workplace / "valley.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Valley(nn.Module):\n    def forward(self, x):\n"
+        "        height = (x - 0.52).abs().flatten(1).sum(1)\n"
+        "        return torch.stack([1 + height, torch.zeros_like(height)], 1)\n\n"
+        "def network():\n    return Valley().eval()\n"
+    )
+    flags = ["--model", "valley:network", "--data", "flat.npz", "--radius", "0.5", "--budget", "41", "--device", "cpu"]
+    methods = ["--method", "gd:step_size=2", "--method", "pgd", "--method", "restarts:member=gd,times=2"]
+    assert main(["attack", *flags, *methods, "--out", "found"]) == 0
+    told = summary(workplace / "found")
+    assert told["warnings"] == told["methods"]["pgd"]["warnings"] == []
+    assert told["methods"]["restarts:member=gd,times=2"]["warnings"] == []
+    (found,) = told["methods"]["gd:step_size=2"]["warnings"]
+    assert found["name"] == "last far from best"
+    assert found["rows"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("last far from best (gd:step_size=2), row")
 
 
 def test_the_installed_command_runs():

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from gatewise.combinators import MultiTargeted, Restarts, WarmStart
+from gatewise.combinators import MultiTargeted, Restarts, Strongest, WarmStart
 from gatewise.domains import Box, Intersection, L1Ball, L2Ball, LinfBall
 from gatewise.methods import (
     ActivationDescent,
@@ -20,16 +20,20 @@ from gatewise.methods import (
     Adagrad,
     Adam,
     AutoProjectedGradient,
+    FastAdaptiveBoundary,
+    GateAnnealing,
     GateReachingDescent,
     GradientDescent,
+    LocalMilp,
     Method,
     PerturbedGradientDescent,
     ProjectedGradient,
+    Square,
 )
 from gatewise.network import view
 from gatewise.objectives import CrossEntropy, Margin
 from gatewise.problem import Iterate, Problem
-from gatewise.result import Result
+from gatewise.result import Result, Status
 from gatewise.solve import Standing, minimize, never
 
 BUDGET = 24  # divisible by every share that a combinator below makes of it, and by two
@@ -44,13 +48,23 @@ class Row:
     """It aims at classes, so it takes classification objectives only."""
     visits_start: bool = True
     """The given point is the first that it visits."""
+    takes_gradients: bool = True
+    """Otherwise it ends itself, after as many queries as the budget has backward passes."""
+    needs_box: bool = False
+    """It takes sets that hold each entry between two numbers, and no others."""
+    ends_itself: bool = False
+    """It ends where it has nothing left to try, whatever the budget."""
+    unlimited: int = 100
+    """Backward passes a row that it takes at least where nothing limits it."""
+    ends_at_cycles: bool = False
+    """It ends itself where every row has come back to a point that it had visited."""
 
 
 METHODS: dict[str, Row] = {
     "gd": Row(GradientDescent(step_size=0.1)),
     "gd-plain": Row(GradientDescent(step_size=0.05, normalise=False, schedule="cosine")),
     "pgd": Row(ProjectedGradient()),
-    "pgd-constant": Row(ProjectedGradient(step_size=0.25, schedule="constant")),
+    "pgd-constant": Row(ProjectedGradient(step_size=0.25, schedule="constant"), ends_at_cycles=True),
     "pgd-random-start": Row(ProjectedGradient(random_start=True), visits_start=False),
     "adam": Row(Adam()),
     "adagrad": Row(Adagrad()),
@@ -63,9 +77,16 @@ METHODS: dict[str, Row] = {
     "adr-gd-reference": Row(ActivationDescentReference.preset("mnist-robust", step_size=0.1, patience=2)),
     "adr-gd-reference-random": Row(ActivationDescentReference.preset("random-a", patience=2)),
     "gate-reach": Row(GateReachingDescent()),
+    "gate-annealing": Row(GateAnnealing()),
+    "gate-annealing-random-start": Row(GateAnnealing(width=1.0, random_start=True), visits_start=False),
+    "local-milp": Row(LocalMilp(gates=11, most_gates=11, radius=1.0), needs_box=True, ends_itself=True),
+    "fab": Row(FastAdaptiveBoundary()),
+    "square": Row(Square(step_size=1.0), takes_gradients=False),
     "restarts": Row(Restarts(member=ProjectedGradient(), times=3)),
+    "restarts-of-square": Row(Restarts(member=Square(), times=2), takes_gradients=False),
     "restarts-of-adr-gd": Row(Restarts(member=ActivationDescent(step_size=0.1), times=2)),
     "multi-targeted": Row(MultiTargeted(member=AutoProjectedGradient()), needs_targets=True),
+    "strongest": Row(Strongest(run=8), unlimited=4 + 8 + 4 * (8 + 4)),  # its runs are short here
     "warm-start": Row(WarmStart(first=ProjectedGradient(), then=ActivationDescent(step_size=0.1))),
 }
 
@@ -141,13 +162,18 @@ PAIRS = [
     (method, problem)
     for method, row in METHODS.items()
     for problem in PROBLEMS
-    if not (row.needs_targets and problem == "box")
+    if not (row.needs_targets and problem == "box") and not (row.needs_box and problem in ("l1", "l2"))
 ]
+
+
+def l2_or_linf(row: Row, dtype: torch.dtype) -> Case:
+    """The vectors in l2 balls; the images in linf balls for a method that needs a box."""
+    return linf_images(dtype) if row.needs_box else l2_vectors(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watched(Method):
-    """A method whose every point is kept, with the backward passes a row spent before it."""
+    """A method whose every point is kept, with the backward passes of all rows that were spent before it."""
 
     member: Method
     points: list[Iterate] = field(default_factory=list)
@@ -161,8 +187,33 @@ class Watched(Method):
     def iterate(self, problem, start):
         for iterate in self.member.iterate(problem, start):
             self.points.append(iterate)
-            self.spent.append(problem.network.meter.backwards // len(start.points))
+            self.spent.append(problem.network.meter.backwards)
             yield iterate
+
+
+def every_row_came_back(points: list[Iterate]) -> bool:
+    """Whether each row of the last point is a point that the row had visited before."""
+    *before, last = (point.x for point in points)
+    return all(any(torch.equal(row, x[i]) for x in before) for i, row in enumerate(last))
+
+
+def check_it_went_on_to_the_end(row: Row, result: Result, points: list[Iterate], budget: int) -> None:
+    """The budget is spent, to the last pass; a method that ends itself has made its queries, or goes round in circles.
+
+    `points` are all that were visited, of a run that no goal, clock or callback could end.
+    """
+    ending = Status.FINISHED
+    if not row.takes_gradients:
+        assert result.backwards_per_row == 0
+        assert budget < result.steps == result.forwards_per_row <= budget + 2  # and one query more for each run's start
+    elif row.ends_itself:
+        assert 0 < result.backwards_per_row <= budget
+        assert set(result.status) <= {ending, Status.BUDGET_SPENT, Status.GOAL_MET}
+        return
+    elif not (row.ends_at_cycles and every_row_came_back(points)):
+        assert result.backwards_per_row == budget <= result.forwards_per_row
+        ending = Status.BUDGET_SPENT
+    assert set(result.status) <= {ending, Status.GOAL_MET}
 
 
 @dataclass(frozen=True, eq=False)

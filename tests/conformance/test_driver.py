@@ -75,6 +75,68 @@ def test_with_goal_met_a_row_is_done_at_its_first_point_and_others_go_on():
     assert result.steps == 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class Relay(Method):
+    """Visits given points, each named after its finder."""
+
+    name = "relay"
+    points: tuple
+    finders: tuple
+
+    def iterate(self, problem, start):
+        for point, finder in zip(self.points, self.finders, strict=True):
+            yield Iterate(point, by=finder)
+
+
+def test_the_finders_name_stays_with_each_rows_best_point():
+    points = _tour([[[3.0], [1.0]], [[2.0], [5.0]], [[4.0], [5.0]]])
+    problem, seen = Problem(IDENTITY, Box(-10.0, 10.0), lambda x, y: y[:, 0]), []
+    method = Relay(points=points, finders=("", "second", "third"))
+    result = minimize(problem, method, points[0], callback=lambda standing: seen.append(list(standing.found_by)))
+    assert result.found_by == ("second", "relay")
+    assert seen == [["relay", "relay"], ["second", "relay"], ["second", "relay"]]
+    assert _solve_tour([[[3.0]], [[2.0]]]).found_by == ("tour",)
+
+
+def test_a_point_that_first_meets_the_goal_takes_its_finders_name_along():
+    points = _tour([[[1.0, 5.0]], [[7.0, -1.0]], [[0.0, 5.0]]])
+    problem = Problem(IDENTITY, Box(-10.0, 10.0), lambda x, y: y[:, 0], lambda x, y: y[:, 1])
+    result = minimize(problem, Relay(points=points, finders=("a", "b", "c")), points[0], stop=never)
+    assert result.found_by == ("b",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dear(Method):
+    """Pays one backward pass a step and row, and now and then several, which it announces or does not."""
+
+    name = "dear"
+    prices: tuple
+    announces: bool = True
+
+    def iterate(self, problem, start):
+        for price in self.prices:
+            yield Iterate(start.points, ahead=price * len(start.points) if self.announces else 0)
+            for _ in range(price):
+                problem.at(start.points).gradient()
+        yield Iterate(start.points)
+
+
+@pytest.mark.parametrize(
+    ("prices", "announces", "spent", "ending"),
+    [
+        ((1, 5, 1, 1, 1, 1), True, 10, Status.BUDGET_SPENT),  # a dear step that was announced is no measure for others
+        ((1, 5, 1, 5, 1), True, 7, Status.BUDGET_SPENT),  # the second is not begun
+        ((1, 5, 1, 1, 1, 1), False, 6, Status.BUDGET_SPENT),  # one that was not makes the driver wary
+        ((1, 5, 1), True, 7, Status.FINISHED),
+    ],
+)
+def test_no_step_is_begun_whose_announced_price_is_beyond_the_budget(prices, announces, spent, ending):
+    case = scalar_in_box(torch.float32)
+    result = minimize(case.problem, Dear(prices=prices, announces=announces), case.start, budget=10)
+    assert result.backwards_per_row == spent
+    assert set(result.status) == {ending}
+
+
 def test_the_default_stop_rule_is_never_without_a_goal_and_for_distances():
     points = [[[3.0, -1.0]], [[2.0, -1.0]], [[1.0, 1.0]]]
     center = torch.zeros(1, 2, dtype=torch.float64)
@@ -111,6 +173,28 @@ def test_a_method_without_any_point_still_gives_a_result():
     assert result.steps == 0
     assert result.value.tolist() == [1.0, 1.0]
     assert result.history.shape == (0, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clockwatcher(Method):
+    """Notes how long it has."""
+
+    name = "clockwatcher"
+    noted: list
+
+    def iterate(self, problem, start):
+        for _ in range(2):
+            self.noted.append(start.seconds_left())
+            yield Iterate(start.points)
+
+
+def test_a_method_is_told_how_long_it_has():
+    problem, point = Problem(IDENTITY, Box(-10.0, 10.0), lambda x, y: y[:, 0]), torch.zeros(1, 1)
+    noted = []
+    minimize(problem, Clockwatcher(noted=noted), point, seconds=60.0)
+    assert 0 < noted[1] < noted[0] < 60
+    minimize(problem, Clockwatcher(noted=noted), point, budget=5)
+    assert noted[2:] == [torch.inf] * 2
 
 
 def test_maximize_turns_the_sign_at_one_door():

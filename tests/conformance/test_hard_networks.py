@@ -41,12 +41,17 @@ def test_a_network_that_does_not_depend_on_its_input_is_reported_as_zero_gradien
     with torch.no_grad():
         module[0].weight.zero_()
     result, _ = _solve(method, module)
+    if not METHODS[method].takes_gradients:
+        assert set(result.status) == {Status.FINISHED}
+        return
     assert set(result.status) == {Status.ZERO_GRADIENT}
     assert "margin or dlr instead of cross-entropy" in str(result.status[0])
 
 
-# Aiming at a class, kicked gates and scaled logits do move where the cross-entropy itself is flat.
-PLAIN = [name for name in METHODS if "adr-gd" not in name and name not in ("warm-start", "multi-targeted")]
+# Aiming at a class, following the goal, kicked gates and scaled logits do move where the cross-entropy itself is flat;
+# what takes no gradient is told of none.
+MOVING = ("warm-start", "multi-targeted", "fab", "strongest")
+PLAIN = [name for name, row in METHODS.items() if "adr-gd" not in name and name not in MOVING and row.takes_gradients]
 
 
 @pytest.mark.parametrize("method", PLAIN)

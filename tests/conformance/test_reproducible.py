@@ -48,13 +48,13 @@ def test_rows_together_equal_rows_alone(method, problem):
         torch.testing.assert_close(alone.x, together.x[position : position + 1], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["pgd-random-start", "apgd-random-start", "restarts", "adr-gd-kicked"])
+@pytest.mark.parametrize("method", ["pgd-random-start", "apgd-random-start", "restarts", "adr-gd-kicked", "square"])
 def test_where_chance_plays_a_part_another_seed_gives_another_answer(method):
     first, second = (_solve(method, "box", range(3), seed=seed) for seed in (0, 1))
     assert not torch.equal(first.x, second.x)
 
 
-@pytest.mark.parametrize("method", ["pgd-random-start", "adr-gd-kicked"])
+@pytest.mark.parametrize("method", ["pgd-random-start", "adr-gd-kicked", "square"])
 def test_a_rows_name_and_not_its_position_decides_its_draws(method):
     forth = _solve(method, "box", [0, 1, 2], names=[10, 11, 12])
     back = _solve(method, "box", [2, 1, 0], names=[12, 11, 10])

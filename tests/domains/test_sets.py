@@ -98,6 +98,11 @@ def test_bad_input_is_one_clear_sentence(build, sentence):
         lambda: Box(0, INF).support(X),
         lambda: Box(-INF, 1).sample(RowStreams(0, [0, 1]), X),
         lambda: L2Ball(X, 1.0).halfspaces(X),
+        lambda: L2Ball(X, 1.0).bounds(X),
+        lambda: L1Ball(X, 1.0).bounds(X),
+        lambda: Simplex().bounds(X),
+        lambda: Polyhedron(EYE, torch.ones(3)).bounds(X),
+        lambda: Intersection(L2Ball(X, 1.0), Box(0, 1)).bounds(X),
         lambda: Polyhedron(EYE, torch.ones(3)).size(X),
         lambda: Polyhedron(EYE, torch.ones(3)).sample(RowStreams(0, [0, 1]), X),
         lambda: Polyhedron(torch.cat([EYE[:1], -EYE[:1]]), torch.ones(2)).sample(RowStreams(0, [0, 1]), X),
@@ -109,6 +114,32 @@ def test_bad_input_is_one_clear_sentence(build, sentence):
 def test_what_a_set_cannot_answer_is_refused_with_a_remedy(ask):
     with pytest.raises(UnsupportedProblem, match=r"; .*\.$"):
         ask()
+
+
+@pytest.mark.parametrize(
+    ("domain", "lower", "upper"),
+    [
+        (Box(-1, torch.tensor([1.0, INF, 2.0])), -1 + 0 * X, torch.tensor([1.0, INF, 2.0]).expand(2, 3)),
+        (LinfBall(X, 0.25), X - 0.25, X + 0.25),
+        (Intersection(LinfBall(X, 0.25), Box(0, 1)), (X - 0.25).clamp(min=0), (X + 0.25).clamp(max=1)),
+        (Intersection(Box(0, 1), Box(0.5, 2)), 0.5 + 0 * X, 1 + 0 * X),
+    ],
+    ids=["box", "linf ball", "ball and box", "two boxes"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_boxes_give_bounds_that_lie_in_them_and_next_to_which_nothing_does(domain, lower, upper, dtype):
+    edges = [edge.expand(X.shape) for edge in domain.bounds(X.to(dtype))]
+    for found, expected, outside in zip(edges, (lower, upper), (-INF, INF), strict=True):
+        assert found.dtype is dtype
+        torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=1e-7)
+        finite = found.isfinite()
+        inside = found.where(finite, 0.0)
+        assert not domain.violation(inside).any()
+        beyond = torch.nextafter(inside, torch.full_like(inside, outside))
+        for i in finite.all(0).nonzero().flatten().tolist():
+            moved = inside.clone()
+            moved[:, i] = beyond[:, i]
+            assert domain.violation(moved).all()
 
 
 def test_infinite_boxes_project_and_measure():

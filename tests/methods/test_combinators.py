@@ -127,9 +127,10 @@ def test_warm_start_splits_the_budget(share, shares):
 
 
 def test_warm_start_hands_each_row_its_own_best_point():
-    first = Recorder(member=ProjectedGradient(schedule="constant", step_size=0.7))
+    first = ProjectedGradient(schedule="constant", step_size=0.7)
     then = Recorder(member=ProjectedGradient())
-    walk = _walk(WarmStart(first=first, then=then))[:31]
+    _walk(WarmStart(first=first, then=then))
+    walk = _walk(first, budget=30)
     values = torch.stack([iterate.value for iterate in walk])
     best = values.argmin(0)
     assert len(set(best.tolist())) > 1, "rows reach their best at different steps"

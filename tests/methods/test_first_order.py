@@ -4,10 +4,15 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from gatewise.domains import Box, L2Ball, LinfBall
 from gatewise.methods import Adagrad, Adam, GradientDescent, PerturbedGradientDescent, ProjectedGradient
-from gatewise.objectives import CrossEntropy, Margin
+from gatewise.network import view
+from gatewise.objectives import CrossEntropy, Linear, Margin
+from gatewise.problem import Problem
+from gatewise.result import Status
+from gatewise.solve import minimize
 from gatewise.streams import RowStreams
 
 from .trajectories import SEED, assert_same, gradient, network, points, trajectory
@@ -37,6 +42,14 @@ def _walk(step):
         return xs
 
     return run
+
+
+def _until_every_row_came_back(xs):
+    """A walk with a constant step ends where every row is at a point that it has been at before."""
+    for end, last in enumerate(xs):
+        if all(any((x[i] - row).abs().max() < 1e-9 for x in xs[:end]) for i, row in enumerate(last)):
+            return xs[: end + 1]
+    return xs
 
 
 def _unit(g):
@@ -70,7 +83,68 @@ def test_projected_gradient_in_a_linf_ball_takes_signs(objective, schedule):
     def step(x, g, t):
         return START + (x - _decay(schedule, t) * 0.4 * 0.3 * g.sign() - START).clamp(-0.3, 0.3)
 
-    assert_same(found, _walk(step)(objective))
+    expected = _walk(step)(objective)
+    assert_same(found, expected if schedule == "cosine" else _until_every_row_came_back(expected))
+
+
+class Valley(nn.Module):
+    """`|x|` in one dimension, by two gates."""
+
+    def forward(self, x):
+        return torch.relu(x) + torch.relu(-x)
+
+
+def _in_the_valley(method, starts, budget):
+    """The result, and the points: short binary fractions, so that a walk across the kink comes back to the last bit."""
+    start = torch.tensor(starts, dtype=torch.float64)[:, None]
+    valley, domain, height = Valley().eval(), LinfBall(torch.zeros_like(start), 4.0), Linear(torch.ones(1).double())
+    result = minimize(Problem(view(valley), domain, height), method, start, budget=budget)
+    return result, trajectory(method, valley, domain, height, start, budget)
+
+
+def test_a_constant_step_ends_where_every_row_has_come_back_with_the_budget_unspent():
+    method = ProjectedGradient(step_size=1 / 16, schedule="constant")  # steps of 0.25
+    result, points = _in_the_valley(method, [0.375, 1.125, -0.375], 50)
+    walks = torch.stack(points)[:, :, 0].T.tolist()
+    assert walks == [
+        [0.375, 0.125, -0.125, 0.125, -0.125, 0.125, -0.125],  # goes to and fro while others are on their way
+        [1.125, 0.875, 0.625, 0.375, 0.125, -0.125, 0.125],
+        [-0.375, -0.125, 0.125, -0.125, 0.125, -0.125, 0.125],
+    ]
+    assert result.status == (Status.FINISHED,) * 3
+    assert result.backwards_per_row == 6
+    assert result.value.tolist() == [0.125] * 3
+
+
+def test_a_walk_that_ends_at_a_cycle_is_the_walk_that_would_go_round():
+    method = ProjectedGradient(step_size=3 / 64, schedule="constant")
+    _, points = _in_the_valley(method, [1.25, -0.5625], 40)
+    x, expected = torch.tensor([[1.25], [-0.5625]], dtype=torch.float64), []
+    for _ in range(41):
+        expected.append(x)
+        x = x - 4 * 3 / 64 * x.sign()
+    assert len(points) < 41
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(points, expected, strict=False))
+    seen = [{x[row].item() for x in points} for row in range(2)]
+    assert all(x[row].item() in seen[row] for x in expected for row in range(2)), "what was left out is new"
+
+
+def test_a_row_that_comes_back_does_not_end_the_run_of_another():
+    method = ProjectedGradient(step_size=1 / 16, schedule="constant")
+    result, points = _in_the_valley(method, [0.125, 3.875], 12)
+    assert len(points) == 13
+    assert result.backwards_per_row == 12
+    assert result.status == (Status.BUDGET_SPENT,) * 2
+
+
+def test_a_corner_where_a_row_rests_is_a_point_that_it_comes_back_to():
+    start = torch.zeros(1, 2, dtype=torch.float64)
+    slope = Linear(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    problem = Problem(view(nn.Identity().eval()), LinfBall(start, 1.0), slope)
+    rested = minimize(problem, ProjectedGradient(step_size=0.5, schedule="constant"), start, budget=30)
+    assert rested.x.tolist() == [[-1.0, 1.0]]
+    assert rested.backwards_per_row == 3
+    assert minimize(problem, ProjectedGradient(), start, budget=30).backwards_per_row == 30, "a cosine never ends early"
 
 
 @each_objective

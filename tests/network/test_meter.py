@@ -70,6 +70,8 @@ def test_the_meter_says_which_rows_had_any_gradient(lens):
     assert lens.meter.moved.tolist() == [True, False, True]
     torch.autograd.grad((lens(x).sum(1) * torch.tensor([0.0, 0.0, 1.0])).sum(), x)
     assert lens.meter.moved.tolist() == [True, False, True], "a zero gradient does not undo an earlier one"
+    lens.meter.tell(torch.tensor([False, True, False]))
+    assert lens.meter.moved.tolist() == [False, True, False], "a method that differentiates copies of rows says itself"
     lens.meter.forget_gradients()
     assert lens.meter.moved is None
 

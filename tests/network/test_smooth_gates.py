@@ -41,10 +41,49 @@ def test_smoothing_raises_a_convex_gate_and_fades_with_the_noise():
     torch.testing.assert_close(narrow, z.relu(), rtol=0, atol=1e-3)
 
 
-def test_a_smoothed_network_keeps_its_max_pools():
+POOLS = {
+    "2d": Lambda(lambda x: F.max_pool2d(x, 2)),
+    "2d, overlapping": Lambda(lambda x: F.max_pool2d(x, 3, stride=2, padding=1)),
+    "1d": Lambda(lambda x: F.max_pool1d(x.flatten(2), (3,), stride=2)),
+    "2d, oblong and dilated": Lambda(lambda x: F.max_pool2d(x, (2, 3), stride=(1, 2), dilation=(2, 1))),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_a_smoothed_max_pool_without_noise_is_the_maximum_and_with_noise_nearly_the_expectation(pool):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, 2, 6, 7, dtype=torch.float64, generator=generator)
+    shape = view(pool).trace(z).preactivations[0].shape
+    still = view(pool).trace(z, Smoothed([torch.zeros(shape, dtype=torch.float64)])).output
+    torch.testing.assert_close(still, pool(z), rtol=0, atol=1e-12)
+    deviation = torch.full(shape, 0.5, dtype=torch.float64)
+    noise = 0.5 * torch.randn(20_000, 2, 6, 7, dtype=torch.float64, generator=generator)
+    sampled = pool(z + noise).mean(0)
+    smoothed = view(pool).trace(z, Smoothed([deviation])).output[0]
+    assert (smoothed - sampled).abs().max() < 0.05, "exact for two entries; Clark's approximation for more"
+    assert (pool(z)[0] - sampled).abs().max() > 0.2
+
+
+def test_smoothing_two_entries_is_exact_and_has_the_gradient_of_the_expectation():
+    z = torch.tensor([[[0.3, -0.1]]], dtype=torch.float64, requires_grad=True)
+    rule = Smoothed([torch.tensor([[[0.4, 0.7]]], dtype=torch.float64)])
+    spread, gap = math.hypot(0.4, 0.7), 0.4
+    normal = torch.distributions.Normal(0.0, 1.0)
+    first = normal.cdf(torch.tensor(gap / spread, dtype=torch.float64))
+    density = normal.log_prob(torch.tensor(gap / spread, dtype=torch.float64)).exp()
+    out = view(Lambda(lambda x: F.max_pool1d(x, 2))).trace(z, rule).output
+    torch.testing.assert_close(out.flatten()[0], 0.3 * first - 0.1 * (1 - first) + spread * density)
+    (gradient,) = torch.autograd.grad(out.sum(), z)
+    torch.testing.assert_close(gradient.flatten(), torch.stack([first, 1 - first]))
+
+
+def test_a_pool_without_deviation_or_listed_windows_keeps_its_maximum():
     network, x = pooled(), torch.randn(2, 1, 6, 6, dtype=torch.float64)
     zeros = [torch.zeros(1, dtype=torch.float64), None, torch.zeros(1, dtype=torch.float64)]
     torch.testing.assert_close(view(network).trace(x, Smoothed(zeros)).output, network(x), rtol=0, atol=1e-12)
+    adaptive = Lambda(lambda x: F.adaptive_max_pool2d(x, 2))
+    wide = Smoothed([torch.ones(2, 1, 6, 6, dtype=torch.float64)])
+    torch.testing.assert_close(view(adaptive).trace(x, wide).output, adaptive(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.5, 3.0])

@@ -12,6 +12,7 @@ from gatewise.objectives import (
     CrossEntropy,
     DifferenceOfLogitsRatio,
     Margin,
+    MarginTo,
     Negative,
     TargetedDifferenceOfLogitsRatio,
     TargetedMargin,
@@ -94,6 +95,15 @@ def test_a_constant_added_to_all_logits_changes_no_bit_where_the_sums_are_exact(
 def test_a_constant_added_to_all_logits_changes_nothing_but_rounding(name, constant, seed):
     logits = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(_value(name, logits + constant), _value(name, logits), rtol=1e-6, atol=1e-6)
+
+
+def test_the_margin_is_the_least_of_the_margins_to_one_rival():
+    y, labels = torch.randn(7, 4), torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    to_one = [MarginTo(labels, (labels + shift) % 4)(y, y) for shift in (1, 2, 3)]
+    assert torch.equal(torch.stack(to_one).amin(0), Margin(labels)(y, y))
+    assert torch.equal(to_one[0][:1], y[:1, 0] - y[:1, 1])
+    with pytest.raises(InvalidInput):
+        MarginTo(labels, labels)(y[:, :1], y[:, :1])
 
 
 @given(logits=st.lists(st.integers(-3, 3), min_size=2, max_size=6), label=st.integers(0, 5))

@@ -1,7 +1,10 @@
 """Every method and combinator, with steps for a set of a given size."""
 
 from gatewise import methods as m
-from gatewise.combinators import MultiTargeted, Restarts, WarmStart
+from gatewise.combinators import MultiTargeted, Restarts, Strongest, WarmStart
+
+# Methods for sets that hold each entry between two numbers, and no others.
+NEED_BOX = ("local-milp",)
 
 
 def attackers(size: float) -> dict[str, m.Method]:
@@ -13,10 +16,15 @@ def attackers(size: float) -> dict[str, m.Method]:
         "adagrad": m.Adagrad(),
         "apgd": m.AutoProjectedGradient(),
         "perturbed-gd": m.PerturbedGradientDescent(step_size=size, kick_size=size),
+        "gate-annealing": m.GateAnnealing(),
         "gate-reach": m.GateReachingDescent(),
+        "local-milp": m.LocalMilp(gates=49, most_gates=49, radius=1.0),  # from a centre the whole set is its region
+        "fab": m.FastAdaptiveBoundary(),
+        "square": Restarts(member=m.Square(step_size=1.0), times=3),  # a search that ends in local optima
         "adr-gd": m.ActivationDescent(step_size=size / 4, exact_norms=True),
         "adr-gd-reference": m.ActivationDescentReference(step_size=size, output_scale="none", exact_norms=True),
         "restarts": Restarts(member=m.ProjectedGradient(), times=4),
         "multi-targeted": MultiTargeted(member=m.ProjectedGradient()),
+        "strongest": Strongest(),
         "warm-start": WarmStart(first=m.ProjectedGradient(), then=m.AutoProjectedGradient()),
     }

@@ -10,7 +10,7 @@ from gatewise.objectives import Linear, Margin
 from gatewise.problem import Problem
 from gatewise.solve import minimize, never
 
-from .attackers import attackers
+from .attackers import NEED_BOX, attackers
 
 N, ROWS, RADIUS = 8, 3, 0.3
 
@@ -85,14 +85,20 @@ SETS = {
 
 # Coordinate-scaled steps have another resting point on a round ball than the gradient (the projection is Euclidean).
 BY_COORDINATE, THEIR_SHARE = ("adam", "adagrad"), 0.5
+# A random search by whole steps finds corners exactly, and comes near the optimum of a round ball.
+BY_WHOLE_STEPS, ITS_SHARE = ("square",), 0.1
 
 
-@pytest.mark.parametrize("method", attackers(RADIUS))
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in SETS for method in attackers(RADIUS) if name[:4] == "linf" or method not in NEED_BOX],
+)
 def test_every_method_reaches_the_closed_form_and_none_beats_it(name, method):
     domain, gain, tolerance = SETS[name]
     if method in BY_COORDINATE and not name.startswith("linf"):
         tolerance = THEIR_SHARE
+    if method in BY_WHOLE_STEPS and name.startswith("l2"):
+        tolerance = ITS_SHARE
     problem = Problem(view(NETWORK), domain, Margin(LABELS))
     result = minimize(problem, attackers(RADIUS)[method], CENTER, budget=240, stop=never)
     start, least = _value(CENTER), gain(NETWORK.slope)

@@ -14,7 +14,7 @@ from gatewise.result import Status
 from gatewise.solve import minimize
 from gatewise.streams import RowStreams
 
-from .attackers import attackers
+from .attackers import NEED_BOX, attackers
 
 N, SEEDS, LABEL = 12, range(3), torch.zeros(1, dtype=torch.int64)
 SETS = {"linf": (LinfBall, 0.1), "l2": (L2Ball, 0.3), "l1": (L1Ball, 0.6)}
@@ -22,7 +22,8 @@ LOSSES = {"margin": Margin(LABEL), "cross-entropy": -CrossEntropy(LABEL), "dlr":
 SCALE = 3.0  # of the logits: the cross-entropy is not yet flat, so that ADR-GD's penalty does not drown it
 # Steps that are scaled coordinate by coordinate are no steps of an l1 ball: docs/how-to-choose.md sends nobody there.
 NOT_IN_L1 = ("adam", "adagrad")
-ATTACKS = [(kind, method) for kind in SETS for method in attackers(1.0) if kind != "l1" or method not in NOT_IN_L1]
+LEFT_OUT = {"linf": (), "l2": NEED_BOX, "l1": (*NEED_BOX, *NOT_IN_L1)}
+ATTACKS = [(kind, method) for kind in SETS for method in attackers(1.0) if method not in LEFT_OUT[kind]]
 
 
 class Planted(nn.Module):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,14 +32,25 @@ from gatewise.attack import (
     plain_logits,
 )
 from gatewise.catalogue import method_named
-from gatewise.combinators import MultiTargeted, Restarts
+from gatewise.combinators import MultiTargeted, Restarts, Strongest
+from gatewise.diagnostics import Finding, FindingName, black_box_beats_white_box, diagnose, finding, unsettled
 from gatewise.errors import InvalidInput
 from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
+from gatewise.methods import (
+    Adagrad,
+    Adam,
+    AutoProjectedGradient,
+    GateAnnealing,
+    GateReachingDescent,
+    GradientDescent,
+    ProjectedGradient,
+)
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
 from gatewise.objectives import Margin
+from gatewise.problem import Problem
 from gatewise.readers import Images, read_device, read_images, read_model
-from gatewise.report.attack_table import attack_table
+from gatewise.report.attack_table import attack_table, finding_lines
 from gatewise.report.folder import all_or_nothing, require_writable
 from gatewise.report.gallery import Column, draw_gallery, require_matplotlib
 from gatewise.report.progress import progress_bar
@@ -47,6 +59,18 @@ from gatewise.zoo.normalise import normalised
 
 DEFAULT_METHODS = ("pgd", "apgd", "adr-gd")
 _SHOWN = 8  # rows of the gallery
+_TRIED = 100  # attacked rows at which the network is looked at for signs of failure
+# Methods of one walk downhill: their last point should be about their best. Kicks, random candidates, walks along the
+# boundary and runs from several points owe nobody that.
+_SETTLING = (
+    Adagrad,
+    Adam,
+    AutoProjectedGradient,
+    GateAnnealing,
+    GateReachingDescent,
+    GradientDescent,
+    ProjectedGradient,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +122,10 @@ def run(config: Config) -> dict[str, Any]:
     Rows that are wrong from the start (or already of their target class) are not attacked: their point is the clean
     image. Nothing is written unless everything succeeds.
 
+    The summary's `warnings` are the findings of `gatewise.diagnostics`: of the network and across methods in one list,
+    of each method's run in its own. Their rows are positions in points.safetensors. The network is looked at on the
+    first 100 attacked rows, after the attacks and outside their counts and clocks.
+
     Raises:
         GatewiseError: whatever is wrong, as one sentence.
     """
@@ -119,10 +147,11 @@ def run(config: Config) -> dict[str, Any]:
 
     summary: dict[str, Any] = {"rows": len(labels), "clean_accuracy": correct.double().mean().item(), "methods": {}}
     found: dict[str, _Found] = {}
+    broken: dict[bool, list[Tensor]] = {True: [], False: []}  # by methods that took no gradient, and by the others
     with network.borrowed(), progress_bar() as bar:
         for name, method in methods.items():
             task = bar.add_task(name, total=int(attacked.sum()))
-            points, results = images.clone(), []
+            points, results, restless = images.clone(), [], torch.zeros_like(attacked)
             for rows, seconds in _chunks(attacked, config):
                 result = attack(
                     network,
@@ -143,6 +172,8 @@ def run(config: Config) -> dict[str, Any]:
                 )
                 points[rows] = result.x
                 results.append(result)
+                if isinstance(method, _SETTLING):
+                    restless[rows] = unsettled(result)
                 bar.advance(task, len(rows))
             # Everything told of the points is read off the untouched module once more.
             after = plain_logits(network, points, config.batch)
@@ -155,13 +186,24 @@ def run(config: Config) -> dict[str, Any]:
                 "seconds": sum(result.seconds for result in results),
                 "max_violation": domain.violation(points).max().item(),
                 "robust_accuracy": _mean(correct & (Margin(labels)(points, after) > 0)),
+                "warnings": _told([finding("last far from best", restless)] if bool(restless.any()) else []),
             }
+            if isinstance(method, Strongest):
+                summary["methods"][name]["broken_by"] = _broken_by(results)
             found[name] = _Found(points, after, losses)
+            broken[bool(results) and not any(result.backwards_per_row for result in results)].append(
+                attacked & (goal(points, after) <= 0)
+            )
+        findings = _signs(network, config, data, images, labels, targets, attacked)
+        summary["warnings"] = _told([*findings, *black_box_beats_white_box(broken[True], broken[False])])
     shown = (attacked if bool(attacked.any()) else correct.new_ones(len(labels))).nonzero().flatten()[:_SHOWN]
     before = {"clean": _Found(images, clean, -objective(images, clean))}
     columns = [_column(name, entry, labels, shown) for name, entry in (before | found).items()]
     _write(config, summary, data, found, columns)
-    Console().print(attack_table(summary))
+    console = Console()
+    console.print(attack_table(summary))
+    for line in finding_lines(summary):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return summary
 
 
@@ -173,7 +215,10 @@ def _methods(config: Config) -> dict[str, Method]:
                 raise InvalidInput(f"{name} chooses its own targets; leave out --target and --targeted.")
     if _budget(config) is None:
         # With time alone to spend, no number of runs is the end.
-        return {name: Restarts(member=method, times=None) for name, method in named.items()}
+        return {
+            name: method if isinstance(method, Strongest) else Restarts(member=method, times=None)
+            for name, method in named.items()
+        }
     if config.restarts > 1:
         return {name: Restarts(member=method, times=config.restarts) for name, method in named.items()}
     return named
@@ -224,6 +269,41 @@ def _mean(values: Tensor) -> float | None:
 def _passes(results: list[Result], kind: str, rows: int) -> float | None:
     """Passes of one kind a row, over `rows` rows."""
     return sum(getattr(result, f"{kind}_per_row") * len(result.x) for result in results) / rows if rows else None
+
+
+def _broken_by(results: list[Result]) -> dict[str, int]:
+    """How many rows each member of a portfolio broke, the most first."""
+    members = [by for result in results for by, met in zip(result.found_by, result.goal_met, strict=True) if met]
+    return dict(Counter(members).most_common())
+
+
+def _signs(
+    network: NetworkView,
+    config: Config,
+    data: Images,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    attacked: Tensor,
+) -> list[Finding]:
+    """What the network shows at the clean images of the first attacked rows, whatever the method."""
+    seen: dict[FindingName, Tensor] = {}
+    for rows in attacked.nonzero().flatten()[:_TRIED].split(config.batch):
+        aims = None if targets is None else targets[rows]
+        problem = Problem(
+            network=network,
+            domain=ball_in_box(images[rows], config.norm, config.radius, config.bounds),
+            objective=attack_objective(config.loss, labels[rows], aims),
+            goal=attack_goal(labels[rows], aims),
+        )
+        for one in diagnose(problem, images[rows], rows=data.index[rows.cpu()].tolist(), seed=config.seed):
+            seen.setdefault(one.name, torch.zeros_like(attacked))[rows[list(one.rows)]] = True
+    return [finding(name, where) for name, where in seen.items()]
+
+
+def _told(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings as they stand in the summary."""
+    return [{"name": one.name, "rows": list(one.rows), "sentence": one.sentence} for one in findings]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from gatewise.combinators.multi_targeted import MultiTargeted
 from gatewise.combinators.restarts import Restarts
+from gatewise.combinators.strongest import Strongest
 from gatewise.combinators.warm_start import WarmStart
 
-__all__ = ["MultiTargeted", "Restarts", "WarmStart"]
+__all__ = ["MultiTargeted", "Restarts", "Strongest", "WarmStart"]

@@ -63,3 +63,15 @@ class Domain(abc.ABC):
             f"{type(self).__name__} is not a polyhedron with few faces; use Box, LinfBall, Simplex or Polyhedron "
             "where a method needs half-spaces."
         )
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and largest number of `like`'s dtype for each entry, where the set holds each entry between two
+        numbers; both broadcast against `like` (batch, …).
+
+        Raises:
+            UnsupportedProblem: the set is no box.
+        """
+        raise UnsupportedProblem(
+            f"{type(self).__name__} does not hold each entry between two numbers of its own; use Box, LinfBall or "
+            "their intersection where a method needs bounds."
+        )

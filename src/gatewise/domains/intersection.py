@@ -97,6 +97,10 @@ class Intersection(Domain):
             return self._whole.halfspaces(like)
         return stacked(self.first.halfspaces(like), self.second.halfspaces(like))
 
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the common box of two boxes; raises UnsupportedProblem for other pairs."""
+        return self._whole.bounds(like) if isinstance(self._whole, Intervals) else super().bounds(like)
+
 
 def _join(first: Domain, second: Domain) -> Domain | None:
     """One set that is the intersection of two, if there is one for them in this order."""

@@ -6,10 +6,14 @@ from gatewise.methods.adagrad import Adagrad
 from gatewise.methods.adam import Adam
 from gatewise.methods.auto_projected_gradient import AutoProjectedGradient
 from gatewise.methods.base import Method, Start
+from gatewise.methods.fast_adaptive_boundary import FastAdaptiveBoundary
+from gatewise.methods.gate_annealing import GateAnnealing
 from gatewise.methods.gate_reaching_descent import GateReachingDescent
 from gatewise.methods.gradient_descent import GradientDescent
+from gatewise.methods.local_milp import LocalMilp
 from gatewise.methods.perturbed_gradient_descent import PerturbedGradientDescent
 from gatewise.methods.projected_gradient import ProjectedGradient
+from gatewise.methods.square import Square
 
 __all__ = [
     "ActivationDescent",
@@ -17,10 +21,14 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AutoProjectedGradient",
+    "FastAdaptiveBoundary",
+    "GateAnnealing",
     "GateReachingDescent",
     "GradientDescent",
+    "LocalMilp",
     "Method",
     "PerturbedGradientDescent",
     "ProjectedGradient",
+    "Square",
     "Start",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -21,12 +22,14 @@ Steps = Generator[Iterate, None, None]
 @dataclass(frozen=True, eq=False)
 class Start:
     """What a method begins with: feasible `points` (batch, …), the `budget` of backward passes a row that its
-    schedules scale to (None: open), and one random stream a row.
+    schedules scale to (None: open), one random stream a row, and when the driver will end the run (a reading of
+    `time.perf_counter`).
     """
 
     points: Tensor
     budget: int | None
     streams: RowStreams
+    deadline: float = math.inf
 
     def steps(self, wanted: int | None, cost: int = 1) -> int:
         """How many steps lie ahead: as many as the method's own setting says, but no more than the budget pays for at
@@ -36,6 +39,10 @@ class Start:
         if wanted is None:
             return 100 if paid is None else paid
         return wanted if paid is None else min(wanted, paid)
+
+    def seconds_left(self) -> float:
+        """Until the deadline; infinite where there is none."""
+        return self.deadline - time.perf_counter()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,8 @@ class Method(abc.ABC):
 
     @property
     def backwards_per_step(self) -> int:
-        """The backward passes a row between two yields, at most: the driver begins no step that the budget cannot pay
-        for.
+        """The backward passes a row between two yields, at most, but for steps that the iterate before them announced
+        (`Iterate.ahead`): the driver begins no step that the budget cannot pay for.
         """
         return 1
 

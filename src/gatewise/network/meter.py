@@ -39,6 +39,10 @@ class Meter:
         moved = (gradient != 0).flatten(1).any(1)
         self.moved = moved if self.moved is None or self.moved.shape != moved.shape else self.moved | moved
 
+    def tell(self, moved: Tensor) -> None:
+        """`moved` (batch,) bool of this step's rows, from a method that differentiates copies of rows."""
+        self.moved = moved.clone()
+
     def forget_gradients(self) -> None:
         """Begin a new step: no gradient seen yet."""
         self.moved = None

@@ -33,6 +33,29 @@ class Pool:
         """The position of each window's largest entry, as PyTorch's `return_indices` gives it (int64)."""
         return self.function(z, **self.arguments, return_indices=True)[1]
 
+    def windows(self, z: Tensor) -> Tensor | None:
+        """The entries of each window, (entries, *output shape); padding repeats the smallest entry of its map. None for
+        pools whose windows PyTorch does not list (adaptive, 3-d, rounded up).
+        """
+        if self.axes == 3 or "kernel_size" not in self.arguments or self.arguments["ceil_mode"]:
+            return None
+        names = ("kernel_size", "stride", "padding", "dilation")
+        kernel, stride, padding, dilation = (self._per_axis(name) for name in names)
+        flat = z.reshape(-1, 1, *(z.shape[-2:] if self.axes == 2 else (1, z.shape[-1])))
+        if any(padding):
+            least = flat.detach().amin((2, 3), keepdim=True)
+            flat = F.pad(flat - least, (padding[1], padding[1], padding[0], padding[0])) + least
+        listed = F.unfold(flat, kernel, dilation, 0, stride or kernel)
+        return listed.transpose(0, 1).reshape(listed.shape[1], *self.maximum(z.detach()).shape)
+
+    def _per_axis(self, name: str) -> tuple[int, ...]:
+        """An argument as (rows, columns), where a pool along one axis has one row; empty where it is left out."""
+        value = self.arguments[name]
+        if value is None or value == []:
+            return ()
+        values = tuple(value) if isinstance(value, tuple | list) else (value,) * self.axes
+        return values if self.axes == 2 else (0 if name == "padding" else 1, *values)
+
     def take(self, z: Tensor, winners: Tensor) -> Tensor:
         """The entry of each window that `winners` names: linear in `z`."""
         return z.flatten(-self.axes).gather(-1, winners.flatten(-self.axes)).view_as(winners)

@@ -149,8 +149,10 @@ class _SurrogateGate(torch.autograd.Function):
 class Smoothed(GateRule):
     """The gate's expectation when its pre-activation moves by normal noise: `z Phi(z/s) + s phi(z/s)`.
 
-    `deviation` holds s > 0 for each switch, shaped to broadcast with the pre-activation: input noise of width r moves
-    neuron j by `r ||P_j||`. Where s is 0 the gate is itself. Max-pools keep their maximum.
+    `deviation` holds s > 0 for each gate, shaped to broadcast with the pre-activation: input noise of width r moves
+    neuron j by `r ||P_j||`. Where s is 0, or the entry None, the gate is itself. A max-pool gives the expected maximum
+    of its windows' entries, taken two by two as independent normal variables (Clark 1961); pools whose windows PyTorch
+    does not list keep their maximum.
     """
 
     deviation: PerGate
@@ -159,10 +161,51 @@ class Smoothed(GateRule):
         """`z Phi(z/s) + s phi(z/s)`."""
         if (s := self.deviation[index]) is None:
             return Network().switch(index, z, slope)
-        sharp = s <= 0
-        u = z / s.masked_fill(sharp, 1.0)
-        expected = z * torch.special.ndtr(u) + s * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
-        return leaky(torch.where(sharp, torch.relu(z), expected), z, slope)
+        return leaky(_SmoothedGate.apply(z, s), z, slope)
+
+    def choice(self, index, z, pool):
+        """The expected maximum of each window."""
+        s = self.deviation[index]
+        means = None if s is None else pool.windows(z)
+        if s is None or means is None:
+            return pool.maximum(z)
+        spreads = pool.windows(s.expand_as(z))
+        assert spreads is not None
+        variances = spreads.square()
+        while len(means) > 1:
+            odd = len(means) % 2
+            pairs = [part[odd:].unflatten(0, (-1, 2)).unbind(1) for part in (means, variances)]
+            merged = _larger_of_two(*pairs[0], *pairs[1])
+            means, variances = (
+                torch.cat([part[:odd], new]) for part, new in zip((means, variances), merged, strict=True)
+            )
+        return means[0]
+
+
+def _larger_of_two(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the larger of two independent normal variables with means a, b and variances of_a, of_b."""
+    spread = (of_a + of_b).sqrt()
+    u = ((a - b) / spread).nan_to_num(0.0).clamp(-30, 30)
+    first = torch.special.ndtr(u)
+    density = spread * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
+    mean = a * first + b * (1 - first) + density
+    square = (a * a + of_a) * first + (b * b + of_b) * (1 - first) + (a + b) * density
+    return mean, (square - mean * mean).clamp_min(0).detach()
+
+
+class _SmoothedGate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, s: Tensor) -> Tensor:
+        # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
+        u = (z / s).nan_to_num_(0.0).clamp_(-30, 30)
+        phi = torch.erf(u / math.sqrt(2)).add_(1).div_(2)
+        ctx.save_for_backward(phi)
+        return (phi * z).addcmul_(s, u.square_().div_(-2).exp_(), value=1 / math.sqrt(2 * math.pi))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (phi,) = ctx.saved_tensors  # the terms with the derivative of Phi cancel
+        return phi * gradients[0], None
 
 
 @dataclass(frozen=True, eq=False)

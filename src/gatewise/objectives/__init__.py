@@ -5,7 +5,7 @@ from gatewise.objectives.cross_entropy import CrossEntropy
 from gatewise.objectives.distance import Distance, SquaredOutputDistance
 from gatewise.objectives.linear import Linear
 from gatewise.objectives.logit_ratio import DifferenceOfLogitsRatio, TargetedDifferenceOfLogitsRatio
-from gatewise.objectives.margin import Margin, TargetedMargin
+from gatewise.objectives.margin import Margin, MarginTo, TargetedMargin
 
 __all__ = [
     "CrossEntropy",
@@ -13,6 +13,7 @@ __all__ = [
     "Distance",
     "Linear",
     "Margin",
+    "MarginTo",
     "Negative",
     "Objective",
     "ObjectiveFunction",

@@ -37,3 +37,18 @@ class TargetedMargin(Objective):
         """(batch,); raises InvalidInput unless `y` is (batch, classes >= 2)."""
         require_logits(y, self.targets)
         return largest_other(y, self.targets) - logit_of(y, self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class MarginTo(Objective):
+    """`z_label - z_rival`: the margin to one other class, `rivals` (batch,) int64; at most 0 only where a row is not
+    classified as `labels`. Easier to reach than `TargetedMargin`, which asks the rival to beat every class.
+    """
+
+    labels: Tensor
+    rivals: Tensor
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """(batch,); raises InvalidInput unless `y` is (batch, classes >= 2)."""
+        require_logits(y, self.labels)
+        return logit_of(y, self.labels) - logit_of(y, self.rivals)

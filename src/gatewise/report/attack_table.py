@@ -1,4 +1,4 @@
-"""The comparison table of an attack."""
+"""The comparison table of an attack, and the findings that stand under it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _COLUMNS = {
     "seconds": ("s", "{:.1f}"),
     "max_violation": ("outside", "{:g}"),
 }
+_NAMED = 5  # rows that a line names
 
 
 def attack_table(summary: dict[str, Any]) -> Table:
@@ -38,3 +39,18 @@ def attack_table(summary: dict[str, Any]) -> Table:
         cells = ("—" if measured[key] is None else form.format(measured[key]) for key, (_, form) in _COLUMNS.items())
         table.add_row(name, *cells)
     return table
+
+
+def finding_lines(summary: dict[str, Any]) -> list[str]:
+    """A line for each finding of an attack: those of the whole, then those of each method."""
+    whole = [("", finding) for finding in summary["warnings"]]
+    runs = [(f" ({name})", finding) for name, told in summary["methods"].items() for finding in told["warnings"]]
+    return [f"{finding['name']}{by}{_where(finding['rows'])}: {finding['sentence']}" for by, finding in whole + runs]
+
+
+def _where(rows: list[int]) -> str:
+    """The rows of a finding, the first of them if there are many; nothing for the whole network."""
+    if not rows:
+        return ""
+    first = ", ".join(map(str, rows[:_NAMED])) + (f", … {len(rows)} in all" if len(rows) > _NAMED else "")
+    return f", row {first}" if len(rows) == 1 else f", rows {first}"
