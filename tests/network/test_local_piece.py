@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from gatewise.mixed_integer import GateProgram
 from gatewise.network import view
 from gatewise.network.local import local_piece
 
@@ -24,17 +23,7 @@ def _program(network: nn.Module, x: torch.Tensor, weight: torch.Tensor, free, ro
     with torch.no_grad():
         trace = lens.trace(x)
     piece = local_piece(lens, trace, free(trace), row, weight, torch.zeros_like(x))
-    return lens, GateProgram(
-        lower=piece.x - width,
-        upper=piece.x + width,
-        by_x=piece.by_x,
-        by_s=piece.by_s,
-        constant=piece.constant,
-        slope=piece.slope,
-        layer=piece.layer,
-        cost_x=piece.objective_x,
-        cost_s=piece.objective_s,
-    )
+    return lens, piece.program(piece.x - width, piece.x + width)
 
 
 def _all_free(trace):

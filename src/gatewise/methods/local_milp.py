@@ -30,7 +30,6 @@ from torch import Tensor
 
 from gatewise.geometry import per_row
 from gatewise.methods.base import Method, Start, Steps, require_positive
-from gatewise.mixed_integer import GateProgram
 from gatewise.network.hyperplanes import squared_norms
 from gatewise.network.local import LocalPiece, local_piece
 from gatewise.network.rules import Fixed
@@ -124,17 +123,8 @@ class LocalMilp(Method):
         left = max(start.seconds_left(), 0.1)
 
         def solved(piece: LocalPiece, low: np.ndarray, high: np.ndarray, around: _Around):
-            program = GateProgram(
-                lower=np.maximum(low, piece.x - around.radius),
-                upper=np.minimum(high, piece.x + around.radius),
-                by_x=piece.by_x,
-                by_s=piece.by_s,
-                constant=piece.constant,
-                slope=piece.slope,
-                layer=piece.layer,
-                cost_x=piece.objective_x,
-                cost_s=piece.objective_s,
-            )
+            low, high = np.maximum(low, piece.x - around.radius), np.minimum(high, piece.x + around.radius)
+            program = piece.program(low, high)
             x, proved = program.solve(piece.x, min(around.seconds, left))
             gain = program.cost(piece.x) - program.cost(x)
             return x, (gain if gain > 1e-9 else 0.0), proved

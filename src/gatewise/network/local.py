@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.mixed_integer import GateProgram
 from gatewise.network.rules import GateRule, PerGate, is_zero
 from gatewise.network.view import NetworkView, Trace
 
@@ -63,6 +64,20 @@ class LocalPiece:
     constant: np.ndarray
     objective_x: np.ndarray
     objective_s: np.ndarray
+
+    def program(self, lower: np.ndarray, upper: np.ndarray) -> GateProgram:
+        """To minimise the objective over `lower <= x <= upper`, (n,) each."""
+        return GateProgram(
+            lower=lower,
+            upper=upper,
+            by_x=self.by_x,
+            by_s=self.by_s,
+            constant=self.constant,
+            slope=self.slope,
+            layer=self.layer,
+            cost_x=self.objective_x,
+            cost_s=self.objective_s,
+        )
 
 
 def local_piece(
