@@ -108,7 +108,7 @@ def test_data_folder_not_set_or_not_there(tmp_path, monkeypatch):
 
 def idx(*lengths, values=b"", magic=None):
     magic = 0x800 + len(lengths) if magic is None else magic
-    return gzip.compress(struct.pack(f">{len(lengths) + 1}i", magic, *lengths) + values)
+    return gzip.compress(struct.pack(f">{len(lengths) + 1}i", magic, *lengths) + values, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,9 @@ def idx(*lengths, values=b"", magic=None):
         (idx(2, 3, 3, values=bytes(17)), idx(2, values=b"\1\2"), "images-idx3-ubyte.gz is truncated or broken"),
         (idx(2, 3, 3, values=bytes(18), magic=7), idx(2, values=b"\1\2"), "not an idx file of bytes with 3 axes"),
         (idx(2, 3, 3, values=bytes(18)), idx(3, values=b"\1\2\3"), "2 images but 3 labels"),
-        (gzip.compress(b"\0"), idx(2, values=b"\1\2"), "truncated or broken"),
+        (gzip.compress(b"\0", mtime=0), idx(2, values=b"\1\2"), "truncated or broken"),
     ],
+    ids=["cut short", "no gzip", "too few values", "wrong magic", "labels too many", "no header"],
 )
 def test_broken_mnist(tmp_path, monkeypatch, images, labels, said):
     (tmp_path / "mnist").mkdir()
