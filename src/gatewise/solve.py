@@ -30,9 +30,8 @@ class Standing:
     to them.
 
     `x` (batch, …) best points so far, `value` (batch,) of the objective there, `goal_met` (batch,) bool, `done`
-    (batch,) bool rows that the stop rule has closed, `found_by` which member
-    of a method made of others found each point, `step` from 0, `backwards_per_row` spent so far, `seconds` since
-    the start.
+    (batch,) bool rows that the stop rule has closed, `found_by` which member of a method made of others found each
+    point, `step` from 0, `backwards_per_row` spent so far, `seconds` since the start.
     """
 
     x: Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gatewise.mixed_integer import GateProgram
-from gatewise.network.rules import GateRule, PerGate, is_zero
+from gatewise.network.rules import Fixed, GateRule, PerGate
 from gatewise.network.view import NetworkView, Trace
 
 _COPIES = 256
@@ -19,7 +19,7 @@ _COPIES = 256
 
 @dataclass(frozen=True, eq=False)
 class Freed(GateRule):
-    """Some entries of each switch's output replaced by given values, the others held as `pattern` says.
+    """`Fixed`, with some entries of each switch's output replaced by given values.
 
     `free` (bool, by gate, shaped as one row) says which; `values` (batch, k) are their outputs.
     """
@@ -30,33 +30,27 @@ class Freed(GateRule):
 
     def switch(self, index, z, slope):
         """`nu z`, and the given values where free."""
-        on, free, values = self.pattern[index], self.free[index], self.values[index]
-        assert on is not None
-        out = z * on if is_zero(slope) else torch.where(on, z, slope * z)
+        out, free, values = Fixed(self.pattern).switch(index, z, slope), self.free[index], self.values[index]
         if free is None or values is None:
             return out
         return out.masked_scatter(free.expand_as(out), values)
 
     def choice(self, index, z, pool):
         """The entry that the pattern names in each window."""
-        winners = self.pattern[index]
-        assert winners is not None
-        return pool.take(z, winners.expand(len(z), *winners.shape[1:]))
+        return Fixed(self.pattern).choice(index, z, pool)
 
 
 @dataclass(frozen=True, eq=False)
 class LocalPiece:
     """One row's network near its point, float64.
 
-    `x` (n,) the point; `s` (k,) outputs there of the gates that are free, `z` (k,) their pre-activations, `slope` (k,)
-    theirs below zero, `layer` (k,) which gate of the network each belongs to, in order. Near the point
+    `x` (n,) the point; for the k gates that are free `slope` (k,), theirs below zero, and `layer` (k,), which gate of
+    the network each belongs to, in order. Near the point their pre-activations z and outputs s, (k,) each, have
     `z = by_x @ x + by_s @ s + constant`, where `by_s` is strictly lower block triangular in the layers, and the
     objective is `objective_x @ x + objective_s @ s` up to a constant.
     """
 
     x: np.ndarray
-    s: np.ndarray
-    z: np.ndarray
     slope: np.ndarray
     layer: np.ndarray
     by_x: np.ndarray
@@ -96,7 +90,9 @@ def local_piece(
     Costs one backward pass for each free gate, and one for the objective.
     """
     x = trace.input[row : row + 1].detach()
-    pattern = [p[row : row + 1] for p in trace.pattern()]
+    pattern = [
+        gate.pattern(h[row : row + 1].detach()) for gate, h in zip(trace.gates, trace.preactivations, strict=True)
+    ]
     masks = {i: f[row : row + 1] for i, f in enumerate(free) if f is not None and bool(f[row].any())}
     heights = {i: trace.preactivations[i][row : row + 1].detach() for i in masks}
     none = [x.new_empty(0)]
@@ -114,7 +110,8 @@ def local_piece(
         held = dict(zip(masks, values, strict=True))
         with torch.enable_grad():
             every = range(len(free))
-            run = view.trace(copies, Freed(pattern, [masks.get(i) for i in every], [held.get(i) for i in every]))
+            on = [p.expand(len(asked), *p.shape[1:]) for p in pattern]
+            run = view.trace(copies, Freed(on, [masks.get(i) for i in every], [held.get(i) for i in every]))
             told = [run.preactivations[i][:, mask[0]] for i, mask in masks.items()]
             told.append((run.output * output_gradient[row : row + 1]).flatten(1).sum(1, keepdim=True))
             chosen = torch.cat(told, 1).gather(1, asked[:, None])
@@ -125,8 +122,6 @@ def local_piece(
     at_x, at_s, at_z = (t.flatten().double().cpu().numpy() for t in (x, s, z))
     return LocalPiece(
         x=at_x,
-        s=at_s,
-        z=at_z,
         slope=slopes.double().cpu().numpy(),
         layer=np.repeat(np.array(list(masks), dtype=int), counts),
         by_x=by_x[:k],
