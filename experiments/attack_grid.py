@@ -20,7 +20,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,29 @@ class Cell:
     def column(self) -> tuple[str, str, str]:
         """Set, loss and budget: where the table shows it."""
         return self.bounds, self.loss, str(self.budget)
+
+
+# Network, radius, set, loss, budget.
+Column = tuple[str, str, str, str, int]
+
+
+def grid(columns: Iterable[Column], attacks: Callable[[str, str, str], dict[str, str]]) -> Iterator[Cell]:
+    """The cells of a grid: each column untargeted and targeted, by every attack that `attacks(network, radius, aim)`
+    names (label to method).
+    """
+    for network, radius, bounds, loss, budget in columns:
+        for aim in ("untargeted", "targeted"):
+            for attack, method in attacks(network, radius, aim).items():
+                yield Cell(
+                    network=network,
+                    aim=aim,
+                    radius=radius,
+                    bounds=bounds,
+                    loss=loss,
+                    budget=budget,
+                    attack=attack,
+                    method=method,
+                )
 
 
 @dataclass(frozen=True, eq=False)

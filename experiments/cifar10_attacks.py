@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from attack_grid import Cell, Victim, arguments, fraction, run_grid, victim
+from attack_grid import Cell, Victim, arguments, fraction, grid, run_grid, victim
 
 from gatewise.readers import read_images, read_model
 
@@ -45,7 +45,7 @@ COLUMNS = (
 QUICK = (("cnn-a", "8/255", "box", "ce", 6), ("resnet20", "8/255", "box", "ce", 2))
 
 
-def attacks(radius: str, aim: str) -> dict[str, str]:
+def attacks(network: str, radius: str, aim: str) -> dict[str, str]:
     """Label to method. The constant step is the customary 2/255 in units of the radius, from a random start."""
     step = 2 / 255 / fraction(radius)
     return {
@@ -60,21 +60,8 @@ def attacks(radius: str, aim: str) -> dict[str, str]:
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
-    for network, radius, bounds, loss, budget in QUICK if given.quick else COLUMNS:
-        if network == "vgg-19" and given.weights is None:
-            continue
-        for aim in ("untargeted", "targeted"):
-            for attack, method in attacks(radius, aim).items():
-                yield Cell(
-                    network=network,
-                    aim=aim,
-                    radius=radius,
-                    bounds=bounds,
-                    loss=loss,
-                    budget=budget,
-                    attack=attack,
-                    method=method,
-                )
+    columns = QUICK if given.quick else COLUMNS
+    return grid((column for column in columns if column[0] != "vgg-19" or given.weights is not None), attacks)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from attack_grid import Cell, Victim, arguments, run_grid, victim
+from attack_grid import Cell, Victim, arguments, grid, run_grid, victim
 
 from gatewise.readers import read_images, read_model
 
@@ -43,13 +43,13 @@ def weights_of(network: str) -> Path:
     return FGSM_TRAINED if network == "fgsm-trained" else published / files[network]
 
 
-def attacks(network: str, aim: str) -> dict[str, str]:
+def attacks(network: str, radius: str, aim: str) -> dict[str, str]:
     """Label to method. The constant step is the customary 2/255 in units of the radius, from a random start."""
     preset = "mnist" if aim == "untargeted" else "mnist-targeted"
     released = "mnist-clean" if network == "normal" else "mnist-robust"
     return {
         "fgsm": "fgsm",
-        "pgd constant 2/255": f"pgd:schedule=constant,random_start=true,step_size={2 / 255 / 0.2:.6f}",
+        "pgd constant 2/255": f"pgd:schedule=constant,random_start=true,step_size={2 / 255 / float(radius):.6f}",
         "pgd": "pgd",
         "apgd": "apgd",
         "adr-gd": f"adr-gd:preset={preset}",
@@ -60,20 +60,7 @@ def attacks(network: str, aim: str) -> dict[str, str]:
 
 def cells(networks: list[str], given: argparse.Namespace) -> Iterator[Cell]:
     columns = (("box", "ce", 4), ("unclipped", "margin", 4)) if given.quick else COLUMNS
-    for bounds, loss, budget in columns:
-        for network in networks:
-            for aim in ("untargeted", "targeted"):
-                for attack, method in attacks(network, aim).items():
-                    yield Cell(
-                        network=network,
-                        aim=aim,
-                        radius=RADIUS,
-                        bounds=bounds,
-                        loss=loss,
-                        budget=budget,
-                        attack=attack,
-                        method=method,
-                    )
+    return grid(((network, RADIUS, *column) for column in columns for network in networks), attacks)
 
 
 def open_victim(network: str, count: int | None) -> Victim:

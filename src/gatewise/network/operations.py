@@ -202,8 +202,8 @@ def operation_name(function: Callable[..., Any]) -> tuple[str, bool]:
 
 
 def is_gate_call(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> bool:
-    """Whether this call can be a gate: a listed name on a floating-point tensor (`max` and `min`: on two)."""
-    if name not in GATES or not arguments or not isinstance(arguments[0], Tensor):
+    """Whether this call of a listed name is a gate: on a floating-point tensor (`max` and `min`: on two)."""
+    if not arguments or not isinstance(arguments[0], Tensor):
         return False
     if name in ("max", "min") and not isinstance(options.get("other", arguments[1:2] and arguments[1]), Tensor):
         return False
