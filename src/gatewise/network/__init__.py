@@ -2,6 +2,7 @@
 
 from gatewise.network.hyperplanes import RunningNorms, exact_norms, squared_norms
 from gatewise.network.piecewise import require_piecewise_linear
+from gatewise.network.region import LinearRegion, crossings
 from gatewise.network.rules import Fixed, GateRule, Network, Reaching, Smoothed, Softplus, Split, Surrogate
 from gatewise.network.view import Gate, NetworkView, Trace, view
 
@@ -9,6 +10,7 @@ __all__ = [
     "Fixed",
     "Gate",
     "GateRule",
+    "LinearRegion",
     "Network",
     "NetworkView",
     "Reaching",
@@ -18,6 +20,7 @@ __all__ = [
     "Split",
     "Surrogate",
     "Trace",
+    "crossings",
     "exact_norms",
     "require_piecewise_linear",
     "squared_norms",

@@ -20,6 +20,7 @@ from gatewise.errors import InvalidInput, TrainingModeWarning, UnsupportedNetwor
 from gatewise.network.meter import Meter
 from gatewise.network.operations import GATES, SMOOTH, Pool, is_gate_call, is_inplace, operation_name, tensor_first
 from gatewise.network.prefix import Prefix
+from gatewise.network.region import LinearRegion
 from gatewise.network.rules import GateRule, Network
 
 
@@ -152,6 +153,16 @@ class NetworkView:
         """The activation pattern at `x`, by gate: bool tensors for switches, winners (int64) for max-pools."""
         with torch.no_grad():
             return self.trace(x).pattern()
+
+    def region(self, x: Tensor) -> LinearRegion:
+        """The linear region of each row of `x` (batch, …), float64 for choice: affine map, polytope, neighbours.
+
+        Raises:
+            UnsupportedNetwork: gates that belong to no row, or a max-pool whose windows are not known.
+        """
+        with torch.no_grad():
+            here = self.trace(x).require_rows()
+        return LinearRegion(self, here.input.detach(), here.gates, here.pattern())
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[None]:
