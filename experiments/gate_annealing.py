@@ -48,23 +48,27 @@ class Variant(Method):
     width: float = 0.5
     settle: float = 0.15
     deviation: str = "sample"  # or "mean" (running, fresh 0.3), or "exact"
-    noise: str = "normal"  # or "signs"
+    noise: str = "normal"  # or "signs", or "by gate": a draw for each gate, so that no two gates move together
     power: float = 1.0  # of the width's fall
     steps_of: str = "set"  # or "2-norm": the set's own steepest steps, or normalised gradients of the same length
     refresh: int = 1
+    within: float | None = None  # width by row: what has this share of the row's gates within reach at the start
 
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Look at the network and its hyperplanes, step along the smoothed network's gradient."""
         network, domain, steps = problem.network, problem.domain, start.steps(None)
         x, size, slopes = start.points, domain.size(start.points), ()
+        widest: Tensor | None = None
         running = RunningNorms(network, start.streams, refresh=1, fresh=0.3, first=1)
         for step in range(steps):
-            width = self.width * size * max(0.0, 1 - (step + 1) / ((1 - self.settle) * steps)) ** self.power
             with torch.no_grad():
                 here = network.trace(x)
             yield Iterate(x, problem.measure(x, here.output), here.output)
             if step % self.refresh == 0:
                 slopes = self._slopes(problem, start, running, here, x)
+            if widest is None:
+                widest = self.width * size if self.within is None else _reach_of_share(here, slopes, self.within)
+            width = widest * max(0.0, 1 - (step + 1) / ((1 - self.settle) * steps)) ** self.power
             x = x.detach().requires_grad_()
             with torch.enable_grad():
                 smooth = Smoothed([per_row(width, slope) * slope for slope in slopes])
@@ -85,9 +89,25 @@ class Variant(Method):
         if self.deviation == "mean":
             running.look(here, lambda: held)
             return running.norms()[:-1]
+        if self.noise == "by gate":
+            draws = [
+                gw.network.squared_norms(problem.network, here, held, start.streams.normal(x), [gate])[0]
+                for gate in range(len(here.gates))
+            ]
+            return tuple(square.sqrt() for square in draws)
         z = start.streams.normal(x)
         squares = gw.network.squared_norms(problem.network, here, held, z.sign() if self.noise == "signs" else z)
         return tuple(square.sqrt() for square in squares[:-1])
+
+
+def _reach_of_share(here, slopes: Sequence[Tensor], share: float) -> Tensor:
+    """The width, (batch,), at which `share` of each row's gates lie within one deviation of their hyperplanes."""
+    distances = [
+        (h.abs() / slope).flatten(1)
+        for gate, h, slope in zip(here.gates, here.preactivations, slopes, strict=True)
+        if gate.pool is None
+    ]
+    return torch.cat(distances, 1).nan_to_num(torch.inf).quantile(share, dim=1)
 
 
 VARIANTS: dict[str, Method] = {
@@ -99,6 +119,10 @@ VARIANTS: dict[str, Method] = {
     "running mean of norms": Variant(deviation="mean"),
     "exact norms": Variant(deviation="exact"),
     "noise of signs": Variant(noise="signs"),
+    "noise by gate": Variant(noise="by gate"),
+    "width by row, 5% in reach": Variant(within=0.05),
+    "width by row, 10% in reach": Variant(within=0.1),
+    "width by row, 20% in reach": Variant(within=0.2),
     "refresh 3": GateAnnealing(refresh=3),
     "refresh 10": GateAnnealing(refresh=10),
     "quadratic fall": Variant(power=2.0),
@@ -111,7 +135,9 @@ VARIANTS: dict[str, Method] = {
 EXACT = "exact norms"  # a forward pass for each input coordinate and step: random networks with 10 inputs alone
 ON_RANDOM_NETWORKS = {
     name: "AB" if name == EXACT else "ABC"
-    for name in ("pgd", "gate-annealing", "width 1", "running mean of norms", EXACT, "refresh 3")
+    for name in (
+        "pgd", "gate-annealing", "width 1", "width by row, 10% in reach", "running mean of norms", EXACT, "refresh 3",
+    )  # fmt: skip
 }
 
 

@@ -14,6 +14,7 @@ from gatewise.errors import (
     UnsupportedNetwork,
     UnsupportedProblem,
 )
+from gatewise.nearest import nearest
 from gatewise.network import NetworkView, view
 from gatewise.problem import Iterate, Problem
 from gatewise.result import Result, Status
@@ -47,6 +48,7 @@ __all__ = [
     "maximize",
     "methods",
     "minimize",
+    "nearest",
     "network",
     "never",
     "objectives",

@@ -13,12 +13,13 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from gatewise.applications import adversarial_training, classifier_attack
+from gatewise.applications import adversarial_training, classifier_attack, nearest_points
 from gatewise.catalogue import lines, settings
 from gatewise.errors import GatewiseError
 
 APPLICATIONS: dict[str, tuple[type[Any], Callable[[Any], object], str]] = {
     "attack": (classifier_attack.Config, classifier_attack.run, "attack a classifier in a ball around each image"),
+    "nearest": (nearest_points.Config, nearest_points.run, "find the nearest point of another class to each image"),
     "train": (adversarial_training.Config, adversarial_training.run, "train a classifier, normally or adversarially"),
 }
 
@@ -61,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
-    for field in dataclasses.fields(config):
+    for field in sorted(dataclasses.fields(config), key=lambda field: field.default is not dataclasses.MISSING):
         says = field.metadata
         options: dict[str, Any] = {
             "help": says["help"] + _default_in_words(field),

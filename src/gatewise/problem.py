@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatewise.domains.base import Domain
 from gatewise.errors import InvalidInput
+from gatewise.geometry import per_row
 from gatewise.network.view import NetworkView
 from gatewise.objectives.base import ObjectiveFunction
 
@@ -72,9 +73,46 @@ class Problem:
         return value
 
 
-def input_gradient(value: Tensor, x: Tensor) -> Tensor:
-    """The gradient of `value` (batch,) in `x` (batch, …), zero where it does not depend on it. Frees the graph."""
+@dataclass(eq=False)
+class Best:
+    """The best point of each row so far: points that meet the goal go before points that do not; then the smaller value
+    wins. `x` (batch, …), `value` (batch,), `goal_met` (batch,) bool.
+    """
+
+    x: Tensor
+    value: Tensor
+    goal_met: Tensor
+
+    @classmethod
+    def none_yet(cls, x: Tensor) -> Best:
+        """Before any iterate: any beats it."""
+        return cls(x, x.new_full(x.shape[:1], torch.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+    def take(self, problem: Problem, iterate: Iterate, closed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Take over the rows in which `iterate` is better, but for those that are `closed` (batch,) bool. Returns the
+        objective's values at the iterate and which rows were taken over, (batch,) each.
+        """
+        value, output = iterate.value, iterate.output
+        with torch.no_grad():
+            if output is None or value is None:
+                output = problem.network(iterate.x)
+                value = problem.measure(iterate.x, output)
+            met = torch.zeros_like(self.goal_met) if problem.goal is None else problem.goal(iterate.x, output) <= 0
+            better = (met & ~self.goal_met) | ((met == self.goal_met) & (value < self.value))
+            better = better & ~value.isnan()
+            if closed is not None:
+                better = better & ~closed
+            self.x = torch.where(per_row(better, iterate.x), iterate.x, self.x)
+            self.value = torch.where(better, value, self.value)
+            self.goal_met = torch.where(better, met, self.goal_met)
+        return value, better
+
+
+def input_gradient(value: Tensor, x: Tensor, *, keep: bool = False) -> Tensor:
+    """The gradient of `value` (batch,) in `x` (batch, …), zero where it does not depend on it. Frees the graph, unless
+    it is to `keep` it for another value of the same run.
+    """
     if not value.requires_grad:
         return torch.zeros_like(x)
-    (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep, allow_unused=True)
     return torch.zeros_like(x) if gradient is None else gradient

@@ -15,17 +15,16 @@ from rich.progress import Progress
 from torch import Tensor
 
 from gatewise.errors import InvalidInput
-from gatewise.geometry import per_row
 from gatewise.methods.base import Method, Start, Steps
 from gatewise.objectives.base import Negative
 from gatewise.objectives.distance import Distance
-from gatewise.problem import Iterate, Problem
+from gatewise.problem import Best, Iterate, Problem
 from gatewise.result import Result, Status
 from gatewise.streams import RowStreams
 
 
 @dataclass(eq=False)
-class Standing:
+class Standing(Best):
     """How the run stands after a step: what stop rules and callbacks see. Tensors are the driver's own: do not write
     to them.
 
@@ -34,9 +33,6 @@ class Standing:
     point, `step` from 0, `backwards_per_row` spent so far, `seconds` since the start.
     """
 
-    x: Tensor
-    value: Tensor
-    goal_met: Tensor
     done: Tensor
     found_by: list[str]
     step: int = 0
@@ -95,12 +91,9 @@ def minimize(
     _check(start, budget, seconds, rows)
     stop = stop or (never if problem.goal is None or isinstance(problem.objective, Distance) else goal_met)
     points = problem.domain.project(start.detach())
+    none = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     standing = Standing(
-        x=points,
-        value=torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device),
-        goal_met=torch.zeros(len(points), dtype=torch.bool, device=points.device),
-        done=torch.zeros(len(points), dtype=torch.bool, device=points.device),
-        found_by=[method.name] * len(points),
+        points, torch.full_like(none, torch.inf, dtype=points.dtype), none, none, [method.name] * len(points)
     )
     streams = RowStreams(seed, range(len(points)) if rows is None else rows)
     deadline = math.inf if seconds is None else began + seconds
@@ -203,23 +196,11 @@ def _next(walk: Steps, points: Tensor, first: bool) -> Iterate | None:
 
 
 def _keep_best(problem: Problem, standing: Standing, iterate: Iterate) -> Tensor:
-    """Points that meet the goal go before points that do not; then the smaller value wins. Rows that are done stay.
-    The objective's values at the iterate, (batch,), are returned.
-    """
-    value, output = iterate.value, iterate.output
-    with torch.no_grad():
-        if output is None or value is None:
-            output = problem.network(iterate.x)
-            value = problem.measure(iterate.x, output)
-        met = torch.zeros_like(standing.goal_met) if problem.goal is None else problem.goal(iterate.x, output) <= 0
-        ahead = (met & ~standing.goal_met) | ((met == standing.goal_met) & (value < standing.value))
-        better = ahead & ~standing.done & ~value.isnan()
-        standing.x = torch.where(per_row(better, iterate.x), iterate.x, standing.x)
-        standing.value = torch.where(better, value, standing.value)
-        standing.goal_met = torch.where(better, met, standing.goal_met)
-        if iterate.by:
-            for row in better.nonzero().flatten().tolist():
-                standing.found_by[row] = iterate.by
+    """Take over what is better in the rows that are open. The objective's values at the iterate, (batch,)."""
+    value, better = standing.take(problem, iterate, closed=standing.done)
+    if iterate.by:
+        for row in better.nonzero().flatten().tolist():
+            standing.found_by[row] = iterate.by
     return value
 
 

@@ -38,6 +38,10 @@ class RowStreams:
         """The next `size` standard normal draws of one row, in the dtype and on the device of `like`."""
         return torch.randn(size, generator=self._generators[row], dtype=like.dtype).to(like.device)
 
+    def uniform_row(self, row: int, size: int, like: Tensor) -> Tensor:
+        """The next `size` uniform draws of one row from [0, 1), in the dtype and on the device of `like`."""
+        return torch.rand(size, generator=self._generators[row], dtype=like.dtype).to(like.device)
+
     def uniform(self, like: Tensor, only: Tensor | None = None) -> Tensor:
         """Uniform draws from [0, 1), otherwise as `normal`."""
         return self._draw(torch.rand, like, only)

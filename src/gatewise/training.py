@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.attack import Loss, Norm, attack, ball_in_box, check_images, check_labels, plain_logits
+from gatewise.attack import Loss, attack, ball_in_box
 from gatewise.catalogue import method_named
+from gatewise.classification import Norm, check_images, check_labels, plain_logits
 from gatewise.domains import Domain
 from gatewise.errors import InvalidInput
 from gatewise.geometry import per_row

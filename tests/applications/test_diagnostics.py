@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gatewise
-from gatewise.attack import attack_goal, attack_objective, ball_in_box
+from gatewise.attack import attack_objective, ball_in_box
 from gatewise.catalogue import method_named
+from gatewise.classification import attack_goal
 from gatewise.diagnostics import SENTENCES, compare, diagnose, unsettled
 from gatewise.domains import Box
 from gatewise.errors import InvalidInput

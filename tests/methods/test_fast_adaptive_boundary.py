@@ -128,7 +128,7 @@ def _by_hand(module, margin, start, p, steps, alpha_max=0.1, beta=0.9, eta=1.05)
 def test_the_trajectory_is_that_of_algorithm_1(ball, p, settings):
     module = network(N, 14, 14, 4)
     labels = module(START).argmax(1)
-    method = FastAdaptiveBoundary(**settings)
+    method = FastAdaptiveBoundary(**settings, final_search=0)
     found = trajectory(method, module, ball(START, WIDE), Margin(labels), START, 20)
     rows, retreats = [], 0
     for row in range(ROWS):

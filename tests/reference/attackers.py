@@ -4,7 +4,7 @@ from gatewise import methods as m
 from gatewise.combinators import MultiTargeted, Restarts, Strongest, WarmStart
 
 # Methods for sets that hold each entry between two numbers, and no others.
-NEED_BOX = ("local-milp",)
+NEED_BOX = ("local-milp", "region-walk", "carlini-wagner", "l-bfgs")
 
 
 def attackers(size: float) -> dict[str, m.Method]:
@@ -18,8 +18,17 @@ def attackers(size: float) -> dict[str, m.Method]:
         "perturbed-gd": m.PerturbedGradientDescent(step_size=size, kick_size=size),
         "gate-annealing": m.GateAnnealing(),
         "gate-reach": m.GateReachingDescent(),
+        "region-walk": m.RegionWalk(faces=40, radius=1.0),
         "local-milp": m.LocalMilp(gates=49, most_gates=49, radius=1.0),  # from a centre the whole set is its region
         "fab": m.FastAdaptiveBoundary(),
+        "deepfool": m.DeepFool(),
+        "ddn": m.DecoupledDirectionNorm(step_size=size, radius=size),
+        "fmn": m.FastMinimumNorm(step_size=size),
+        "alma": m.AugmentedLagrangian(),
+        "carlini-wagner": m.CarliniWagner(
+            step_size=1.0, weight=1e4, searches=1
+        ),  # from the first step on the loss rules
+        "l-bfgs": m.LimitedMemory(weight=1e4),
         "square": Restarts(member=m.Square(step_size=1.0), times=3),  # a search that ends in local optima
         "adr-gd": m.ActivationDescent(step_size=size / 4, exact_norms=True),
         "adr-gd-reference": m.ActivationDescentReference(step_size=size, output_scale="none", exact_norms=True),

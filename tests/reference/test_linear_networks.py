@@ -84,7 +84,7 @@ SETS = {
 
 
 # Coordinate-scaled steps have another resting point on a round ball than the gradient (the projection is Euclidean).
-BY_COORDINATE, THEIR_SHARE = ("adam", "adagrad"), 0.5
+BY_COORDINATE, THEIR_SHARE = ("adam", "adagrad", "alma"), 0.5
 # A random search by whole steps finds corners exactly, and comes near the optimum of a round ball.
 BY_WHOLE_STEPS, ITS_SHARE = ("square",), 0.1
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gatewise.attack import Loss, Norm
+from gatewise.attack import Loss
+from gatewise.classification import Norm
 from gatewise.errors import InvalidInput
 from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
 from gatewise.readers import read_device, read_images, read_model

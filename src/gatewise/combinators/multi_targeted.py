@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from gatewise.methods.base import Method, Start, Steps, require_positive
+from gatewise.objectives.distance import Distance
+from gatewise.objectives.margin import Margin, MarginTo
 from gatewise.objectives.targeted import rivals, toward
 from gatewise.problem import Problem
 
@@ -21,7 +24,8 @@ class MultiTargeted(Method):
     """The member once for each likely wrong class.
 
     Every run begins at the given point and has the objective's targeted form; the budget is shared equally. Works for
-    the objectives that have a targeted form: `Margin`, `-CrossEntropy`, `DifferenceOfLogitsRatio`.
+    the objectives that have a targeted form: `Margin`, `-CrossEntropy`, `DifferenceOfLogitsRatio`. With a `Distance` as
+    objective it is the goal, a `Margin`, that each run aims at one class: `MarginTo`.
     """
 
     name: ClassVar[str] = "multi-targeted"
@@ -42,10 +46,21 @@ class MultiTargeted(Method):
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """One class after another; the values yielded are those of the objective as it was given."""
         with torch.no_grad():
-            order = rivals(problem.objective, problem.network(start.points))[:, : self.classes]
+            classified = problem.objective
+            if isinstance(classified, Distance) and problem.goal is not None:
+                classified = problem.goal
+            order = rivals(classified, problem.network(start.points))[:, : self.classes]
         share = None if start.budget is None else max(1, start.budget // order.shape[1])
         for targets in order.unbind(1):
-            aimed = dataclasses.replace(problem, objective=toward(problem.objective, targets))
+            aimed = _aimed(problem, targets)
             for iterate in self.member.iterate(aimed, dataclasses.replace(start, budget=share)):
                 value = None if iterate.output is None else problem.measure(iterate.x, iterate.output)
                 yield dataclasses.replace(iterate, value=value)
+
+
+def _aimed(problem: Problem, targets: Tensor) -> Problem:
+    match problem:
+        case Problem(objective=Distance(), goal=Margin(labels)):
+            return dataclasses.replace(problem, goal=MarginTo(labels, targets))
+        case _:
+            return dataclasses.replace(problem, objective=toward(problem.objective, targets))

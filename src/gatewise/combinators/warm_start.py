@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
 from gatewise.errors import InvalidInput
-from gatewise.geometry import per_row
 from gatewise.methods.base import Method, Start, Steps
-from gatewise.problem import Problem
+from gatewise.problem import Best, Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +34,9 @@ class WarmStart(Method):
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """One after the other."""
         spent = None if start.budget is None else max(1, round(self.share * start.budget))
-        best_x, best = start.points, None
+        best = Best.none_yet(start.points)
         for iterate in self.first.iterate(problem, replace(start, budget=spent)):
             yield iterate
-            if iterate.value is not None:
-                better = iterate.value < (torch.inf if best is None else best)
-                best = iterate.value if best is None else torch.where(better, iterate.value, best)
-                best_x = torch.where(per_row(better, best_x), iterate.x, best_x)
+            best.take(problem, iterate)
         left = None if start.budget is None or spent is None else max(1, start.budget - spent)
-        yield from self.then.iterate(problem, replace(start, points=best_x, budget=left))
+        yield from self.then.iterate(problem, replace(start, points=best.x, budget=left))

@@ -149,3 +149,7 @@ class L1Ball(Ball):
         rest = -torch.log1p(-streams.uniform(like.flatten(1)[:, :1]).double())
         total = (sizes.flatten(1).sum(1) + rest[:, 0]).clamp(min=torch.finfo(torch.float64).tiny)
         return self._inside(sizes.copysign(signs) / per_row(total, like), like)
+
+
+BALLS: dict[float, type[Ball]] = {ball.norm: ball for ball in (L1Ball, L2Ball, LinfBall)}
+"""By norm."""

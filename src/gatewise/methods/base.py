@@ -6,14 +6,16 @@ import abc
 import dataclasses
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from torch import Tensor
 
-from gatewise.errors import InvalidInput
-from gatewise.problem import Iterate, Problem
+from gatewise.domains.balls import BALLS
+from gatewise.errors import InvalidInput, UnsupportedProblem
+from gatewise.objectives.distance import Distance
+from gatewise.problem import Evaluation, Iterate, Problem
 from gatewise.streams import RowStreams
 
 Steps = Generator[Iterate, None, None]
@@ -92,3 +94,49 @@ def require_positive(**settings: float | None) -> None:
     for name, value in settings.items():
         if value is not None and not 0 < value < math.inf:
             raise InvalidInput(f"{name} must be a positive number, got {value}.")
+
+
+def boundary_of(problem: Problem) -> Problem:
+    """The problem whose objective is 0 on the boundary that nearest points lie on: the goal's, or the objective's
+    where there is no goal.
+    """
+    return problem if problem.goal is None else dataclasses.replace(problem, objective=problem.goal)
+
+
+def origin_of(problem: Problem, start: Start) -> Tensor:
+    """What a point is to be near to, (batch, …): the center of a `Distance`, else where the method is started."""
+    if not isinstance(problem.objective, Distance):
+        return start.points
+    return problem.objective.center.to(start.points).expand_as(start.points)
+
+
+def norm_of(problem: Problem) -> float:
+    """The norm that nearness is measured in: a `Distance`'s, else 2."""
+    return problem.objective.p if isinstance(problem.objective, Distance) else 2
+
+
+def steepest_of(problem: Problem, origin: Tensor, name: str) -> Callable[[Tensor], Tensor]:
+    """The step of length 1 that goes farthest along a gradient: in a `Distance`'s norm, else in the set's own.
+
+    Raises:
+        UnsupportedProblem: a `Distance` with p = 1, whose steepest steps move one entry, which a box soon stops.
+    """
+    if not isinstance(problem.objective, Distance):
+        return problem.domain.steepest
+    if problem.objective.p == 1:
+        raise UnsupportedProblem(f"{name} has no steps for a Distance with p=1, which a box would not stop; use fmn.")
+    return BALLS[problem.objective.p](origin, 1.0).steepest
+
+
+def require_euclidean(problem: Problem, name: str) -> None:
+    """Raise UnsupportedProblem where nearness is measured in another norm than 2."""
+    if norm_of(problem) != 2:
+        raise UnsupportedProblem(
+            f"{name} looks for points that are near in the 2-norm; for a Distance with p={norm_of(problem):g} use fmn."
+        )
+
+
+def visit(problem: Problem, here: Evaluation) -> Iterate:
+    """What `boundary_of(problem)` evaluated, as a visited point of the problem itself."""
+    assert here.output is not None
+    return Iterate(here.x, problem.measure(here.x, here.output), here.output)

@@ -10,7 +10,7 @@ Source: Croce & Hein, "A randomized gradient-free attack on ReLU networks" (GCPR
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ class LinearRegion:
     def matrix(self) -> Tensor:
         """`V`, (batch, outputs, inputs), from one backward pass an output."""
         count = self.offset[0].numel()
-        return self._derivatives(lambda run, _: run.output.flatten(1), self._each(count))
+        return self._derivatives(lambda _, run: run.output.flatten(1), self._each(count))
 
     # The polytope.
 
@@ -121,7 +121,7 @@ class LinearRegion:
                 f"{chosen.shape[1]} faces of {len(self.point)} regions take {wanted / 1e9:.1f} GB, more than "
                 f"memory={memory:.3g} allows; ask for fewer, or use the products push_faces and pull_faces."
             )
-        return self._derivatives(lambda run, rows: self._rows(rows)._slacks(run), chosen)
+        return self._derivatives(LinearRegion._slacks, chosen)
 
     @cached_property
     def norms(self) -> Tensor:
@@ -135,7 +135,7 @@ class LinearRegion:
             units = base.new_zeros(len(axes), n).scatter_(1, axes[:, None], 1.0)
             rows = torch.arange(batch, device=base.device).repeat(len(axes))
             every = units.repeat_interleave(batch, 0).view(-1, *self.point.shape[1:])
-            moved = self._rows(rows).slacks(every).view(len(axes), *base.shape)
+            moved = self.rows(rows).slacks(every).view(len(axes), *base.shape)
             squares += (moved - base).square().sum(0)
         return squares.sqrt()
 
@@ -179,7 +179,7 @@ class LinearRegion:
                 f"A polygon needs a network of two inputs, this one has {self.point[0].numel()}; lay a plane through "
                 "the input first."
             )
-        one = self._rows(torch.tensor([row], device=self.point.device))
+        one = self.rows(torch.tensor([row], device=self.point.device))
         normals = one.normals()[0].double().cpu().numpy()
         offsets = one.slacks(torch.zeros_like(one.point))[0].double().cpu().numpy()
         corners = np.array([[lower, lower], [upper, lower], [upper, upper], [lower, upper]], dtype=float)
@@ -236,28 +236,39 @@ class LinearRegion:
         padded = (up == ramp.min()) & (down == -ramp.max())
         return up.movedim(0, 1).long(), padded.movedim(0, 1)
 
-    def _rows(self, rows: Tensor) -> LinearRegion:
+    def rows(self, rows: Tensor) -> LinearRegion:
         """The regions of some rows, (k,) int64, repeated where a row is."""
         return LinearRegion(self.view, self.point[rows], self.gates, tuple(held[rows] for held in self.pattern))
 
     def _each(self, count: int) -> Tensor:
         return torch.arange(count, device=self.point.device).expand(len(self.point), -1)
 
-    def _derivatives(self, told, chosen: Tensor) -> Tensor:
-        """The gradients of some entries of `told(run, rows)` (rows, m), (batch, k) int64, each through a copy of the
-        row of its own: (batch, k, inputs).
-        """
+    def _derivatives(self, told: Callable[[LinearRegion, Trace], Tensor], chosen: Tensor) -> Tensor:
+        """The gradients of some entries of `told(region, run)` (rows, m), (batch, k) int64: (batch, k, inputs)."""
         batch, k = chosen.shape
+        found = self.point.new_empty(batch * k, self.point[0].numel())
         most = max(h[0].numel() for h in (*self._shapes, self.point))
+        if batch >= k:
+            # Few entries of many rows: one run, and a backward pass for each entry through it.
+            for some in _blocks(batch, max(1, _BLOCK // most)):
+                leaf, values = self.rows(torch.arange(batch, device=chosen.device)[some])._told(told)
+                by_entry = found.view(batch, k, -1)[some]
+                for entry in range(k):
+                    asked = values.gather(1, chosen[some, entry : entry + 1]).sum()
+                    by_entry[:, entry] = torch.autograd.grad(asked, leaf, retain_graph=True)[0].flatten(1)
+            return found.view(batch, k, -1)
         rows = torch.arange(batch, device=chosen.device).repeat_interleave(k)
-        found = [self.point.new_empty(0, self.point[0].numel())]
         for some in _blocks(len(rows), max(1, _BLOCK // most)):
-            region = self._rows(rows[some])
-            leaf = region.point.detach().clone().requires_grad_()
-            with torch.enable_grad():
-                values = told(region._held(leaf), rows[some]).gather(1, chosen.reshape(-1, 1)[some])
-                found.append(torch.autograd.grad(values.sum(), leaf)[0].flatten(1))
-        return torch.cat(found).view(batch, k, self.point[0].numel())
+            # Many entries of few rows: a copy of the row for each.
+            leaf, values = self.rows(rows[some])._told(told)
+            asked = values.gather(1, chosen.reshape(-1, 1)[some]).sum()
+            found[some] = torch.autograd.grad(asked, leaf)[0].flatten(1)
+        return found.view(batch, k, -1)
+
+    def _told(self, told: Callable[[LinearRegion, Trace], Tensor]) -> tuple[Tensor, Tensor]:
+        leaf = self.point.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            return leaf, told(self, self._held(leaf))
 
 
 def _blocks(count: int, at_once: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -59,7 +59,7 @@ class _Source:
     pixels: Callable[[np.ndarray], np.ndarray]
 
 
-def read_images(name: str, count: int | None = None, indices: str | None = None) -> Images:
+def read_images(name: str, count: int | None = None, indices: str | Sequence[int] | None = None) -> Images:
     """The images that `name` means, or some of them.
 
     Args:
@@ -70,7 +70,7 @@ def read_images(name: str, count: int | None = None, indices: str | None = None)
             (N, C, H, W) where C is 1 or 3 and H is not.
         count: at most so many rows, from the first on, after `indices`. None: all.
         indices: `FILE.csv` or `FILE.csv:CLASS`: the rows at the positions in the file's first column, in its order;
-            with CLASS only those whose column `class` equals it.
+            with CLASS only those whose column `class` equals it. Or the positions themselves.
 
     Raises:
         InvalidInput: an unknown name (the sentence has the nearest one), a file that is missing, broken or holds
@@ -111,14 +111,18 @@ def _source(name: str) -> _Source:
     )
 
 
-def _rows(name: str, total: int, count: int | None, indices: str | None) -> np.ndarray:
+def _rows(name: str, total: int, count: int | None, indices: str | Sequence[int] | None) -> np.ndarray:
     """The row numbers (n,) int64 that are asked for, n > 0."""
     if count is not None and count < 1:
         raise InvalidInput(f"The count of images must be at least 1, got {count}.")
-    rows = np.arange(total, dtype=np.int64) if indices is None else _positions(indices)
+    if indices is None:
+        rows = np.arange(total, dtype=np.int64)
+    else:
+        rows = _positions(indices) if isinstance(indices, str) else np.array(indices, dtype=np.int64)
     outside = rows[(rows < 0) | (rows >= total)]
     if len(outside):
-        raise InvalidInput(f"{indices} names position {outside[0]}, but {name} has positions 0 to {total - 1}.")
+        who = f"{indices} names" if isinstance(indices, str) else "The rows asked for name"
+        raise InvalidInput(f"{who} position {outside[0]}, but {name} has positions 0 to {total - 1}.")
     if not len(rows):
         raise InvalidInput(f"{name} holds no images.")
     return rows[:count]

@@ -27,6 +27,33 @@ class Table:
             raise InvalidInput(f"Row {short[0]} of {self.path} has no column {position + 1}; complete it.")
         return [row[position] for row in self.rows]
 
+    def place(self, name: str) -> int:
+        """The position of the column called `name`.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        if self.header is None or name not in self.header:
+            there = "no header" if self.header is None else f"the columns {', '.join(self.header)}"
+            raise InvalidInput(f"{self.path} has no column {name!r} (it has {there}); add it.")
+        return self.header.index(name)
+
+    def numbers(self, position: int) -> list[float]:
+        """The cells of a column as numbers; an empty one is NaN.
+
+        Raises:
+            InvalidInput: a row is too short, or holds something else.
+        """
+        numbers = []
+        for number, cell in enumerate(self.column(position), start=1):
+            try:
+                numbers.append(float(cell or "nan"))
+            except ValueError:
+                raise InvalidInput(
+                    f"Row {number} of {self.path} has {cell!r} in column {position + 1}; it must be a number."
+                ) from None
+        return numbers
+
     def integers(self, position: int) -> list[int]:
         """The cells of a column as whole numbers.
 

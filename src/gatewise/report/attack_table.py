@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
+
+from gatewise.report.method_table import method_table
 
 _COLUMNS = {
     "success": ("success", "{:.1%}"),
@@ -21,24 +22,12 @@ _NAMED = 5  # rows that a line names
 
 def attack_table(summary: dict[str, Any]) -> Table:
     """The summary of an attack (`summary.json`'s content) as a table, one row a method."""
-    table = Table(
-        title=f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}",
-        caption="success of the rows right at the start · robust: rows still right · mean loss · backward "
+    return method_table(
+        summary,
+        _COLUMNS,
+        "success of the rows right at the start · robust: rows still right · mean loss · backward "
         "and forward passes a row · seconds · largest distance outside the set",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
-    table.add_column("method", overflow="fold", min_width=20)
-    for heading, _ in _COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, measured in summary["methods"].items():
-        cells = ("—" if measured[key] is None else form.format(measured[key]) for key, (_, form) in _COLUMNS.items())
-        table.add_row(name, *cells)
-    return table
 
 
 def finding_lines(summary: dict[str, Any]) -> list[str]:

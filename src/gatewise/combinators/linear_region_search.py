@@ -1,0 +1,69 @@
+"""rLR-QP: the nearest adversarial point by programs on linear regions, drawn at random around the best points so far.
+
+Source: Croce & Hein, "A randomized gradient-free attack on ReLU networks" (GCPR 2018, arXiv:1811.11493), Algorithm 1.
+
+Deviations: (1) The warm start is any method, aimed at one class after the other where the goal is a `Margin`; what it
+finds is brought to the boundary by binary search, and the regions of all these points are solved first. (2) Radii are
+`radius_factor` times the paper's, whose draws see about eleven regions in all. (3) `kept` begins with the different
+points that the warm start found, not with copies of the best. (4) The classes' programs of a region share its faces
+and end as soon as a bound says that they cannot be kept. (5) Norms 1 and infinity by linear programs. (6) All rows of a
+batch are searched together.
+
+Legend: u = the best distance; kept = the paper's S, of n1 points; exploring, points, phases = n3, n2, n4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from gatewise.combinators.region_search import RegionSearch, Search
+from gatewise.geometry import unit_rows
+from gatewise.methods.base import Steps, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRegionSearch(RegionSearch):
+    """Nearest points of linear regions that are drawn around the best points so far.
+
+    For a `Distance` as objective, a margin as goal and a box.
+    """
+
+    name: ClassVar[str] = "rlr-qp"
+
+    points: int = 10
+    """Points drawn around each that is kept."""
+    exploring: int = 5
+    """Rounds of exploration in each phase, before a round around the best point."""
+    phases: int = 3
+    """Phases, each with a smaller radius than the one before."""
+    radius_factor: float = 4.0
+    """Radius of the draws in the first phase, in best distances; 1 in the paper."""
+
+    def __post_init__(self):
+        require_positive(points=self.points, phases=self.phases, radius_factor=self.radius_factor)
+        super().__post_init__()
+
+    def explore(self, search: Search) -> Steps:
+        """Draw around the points that are kept, then around the best one, closer from phase to phase."""
+        for phase in range(1, self.phases + 1):
+            for _ in range(self.exploring):
+                yield from self._around(search, self.kept, phase)
+            yield from self._around(search, 1, phase)
+
+    def _around(self, search: Search, centers: int, phase: int) -> Steps:
+        """Draw points around the best so many that are kept, and solve the regions that are new."""
+        like, rows, points = search.origin, [], []
+        for row, kept in enumerate(search.kept):
+            ways = [one.way for one in kept[:centers]] or [np.zeros(like[row].numel())]
+            count = self.points * len(ways)
+            middle = torch.from_numpy(np.stack(ways)).to(like).repeat_interleave(self.points, 0)
+            along = search.start.streams.normal_row(row, middle.numel(), like).view_as(middle)
+            radius = self.radius_factor * search.reach(row) / phase
+            far = radius * search.start.streams.uniform_row(row, count, like)
+            points.append(like[row].flatten() + middle + far[:, None] * unit_rows(along))
+            rows += [row] * count
+        yield from search.solve(torch.tensor(rows, device=like.device), torch.cat(points).view(-1, *like.shape[1:]))
