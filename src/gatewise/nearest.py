@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gatewise.catalogue import method_named
 from gatewise.classification import Norm, attack_goal, check_images, norm_exponent
-from gatewise.domains import Box
+from gatewise.domains import Box, Domain
 from gatewise.geometry import per_row, row_norm
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
@@ -45,7 +45,7 @@ def nearest(
 
     What the method finds is then drawn toward the image, by a binary search on the segment between them, until it lies
     on the boundary: within 1e-7 of the distance in float64, within rounding in float32. It comes to lie past the
-    boundary by more than the rounding of the logits, so that it is misclassified in any batch.
+    boundary by more than the rounding of the logits, so that it is misclassified whatever is computed beside it.
 
     Args:
         classifier: module from images (batch, …) to logits (batch, classes >= 2), in evaluation mode.
@@ -91,7 +91,7 @@ def nearest(
             rows=rows,
             progress=progress,
         )
-        drawn = search.drawn(origin, found.x, found.goal_met)
+        drawn = search.drawn(origin, found.x, found.goal_met, domain)
         # A point is taken over only where a fresh pass of all rows together, as the driver's was, agrees with it.
         with torch.no_grad():
             agreed = goal(drawn, network.plain(drawn)) <= 0
@@ -121,22 +121,33 @@ class Segments:
     labels: Tensor
     targets: Tensor | None = None
 
-    def drawn(self, origin: Tensor, points: Tensor, met: Tensor) -> Tensor:
+    def drawn(self, origin: Tensor, points: Tensor, met: Tensor, domain: Domain) -> Tensor:
         """The points (batch, …), those that have `met` (batch,) bool the goal drawn toward `origin` (batch, …) as far
-        as they still meet it; the origin itself where it meets the goal.
+        as they meet it by more than the rounding of the logits; the origin itself where it meets the goal.
 
-        In every entry a drawn point lies between its origin and where it was: in any box that holds both, and no
-        farther in any norm.
+        In every entry a drawn point lies between its origin and where it was: inside `domain`, a box, and no farther in
+        any norm. Only one that met the goal within rounding is first moved outward, by 16 times the tolerance at most:
+        whether it is misclassified would depend on the rows that are computed beside it.
         """
         drawn = points.clone()
         everything = torch.arange(len(points), device=points.device)
         at_origin = self._past(everything, origin)
         drawn[at_origin] = origin[at_origin]
-        inside, outside = torch.zeros_like(points.flatten(1)[:, 0]), torch.ones_like(points.flatten(1)[:, 0])
+        met = met & ~at_origin
         tolerance = max(_TOLERANCE, 4 * torch.finfo(points.dtype).eps)
-        while len(rows := everything[met & ~at_origin & (outside - inside > tolerance * outside)]):
+        doubtful = everything[met]
+        doubtful = doubtful[~self._past(doubtful, points[doubtful], clearly=True)]
+        for stretch in (1, 4, 16):
+            way = (1 + stretch * tolerance) * (points[doubtful] - origin[doubtful])
+            beyond = domain.project(origin[doubtful] + way)
+            clear = self._past(doubtful, beyond, clearly=True)
+            drawn[doubtful[clear]] = beyond[clear]
+            doubtful = doubtful[~clear]
+        ends = drawn.clone()
+        inside, outside = torch.zeros_like(points.flatten(1)[:, 0]), torch.ones_like(points.flatten(1)[:, 0])
+        while len(rows := everything[met & (outside - inside > tolerance * outside)]):
             share = (inside[rows] + outside[rows]) / 2
-            middle = _between(origin[rows], points[rows], share)
+            middle = _between(origin[rows], ends[rows], share)
             past = self._past(rows, middle, clearly=True)
             outside[rows], inside[rows] = share.where(past, outside[rows]), share.where(~past, inside[rows])
             drawn[rows[past]] = middle[past]
@@ -159,6 +170,8 @@ class Segments:
         """Whether `x` (n, …), points of the `rows` (n,), meet the goal, (n,) bool; `clearly`: by more than the rounding
         of the logits.
         """
+        if not len(rows):
+            return torch.zeros(0, dtype=torch.bool, device=x.device)
         goal = attack_goal(self.labels[rows], None if self.targets is None else self.targets[rows])
         with torch.no_grad():
             logits = self.network(x)

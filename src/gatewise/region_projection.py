@@ -22,10 +22,11 @@ the dual; H = A A^T over the coordinates that d has inside the box, the dual's g
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -66,11 +67,18 @@ class Faces:
     rows: np.ndarray
     limits: np.ndarray
     signs: np.ndarray | None = None
+    dear: ClassVar[bool] = False
+    """Whether products and rows cost so much that a working set is solved well before it asks for more."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(m, n)."""
         return self.rows.shape
+
+    def joined(self, rows: np.ndarray, limits: np.ndarray) -> Faces:
+        """These and more half-spaces, (k, n) and (k,); copies the rows."""
+        every = self.rows if self.signs is None else self.signs[:, None] * self.rows
+        return Faces(np.append(every, rows, axis=0), np.append(self.limits, limits))
 
     def excess(self, d: np.ndarray) -> np.ndarray:
         """How far `d` (n,) lies beyond each face, (m,)."""
@@ -113,6 +121,41 @@ class Projection:
     """Of the target's row, scaled to unit 2-norm."""
 
 
+class Listed(Protocol):
+    """What a search has to know of faces before it asks for any: their limits, how many numbers a row has, and whether
+    asking is dear.
+    """
+
+    dear: ClassVar[bool]
+
+    @property
+    def limits(self) -> np.ndarray:
+        """(m,)."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(m, n)."""
+        ...
+
+
+class Excess(NamedTuple):
+    """A search asks how far `d` (n,) lies beyond each face, (m,)."""
+
+    d: np.ndarray
+
+
+class Rows(NamedTuple):
+    """A search asks for the rows of `faces` (k,) with their signs, (k, n)."""
+
+    faces: np.ndarray
+
+
+Told = TypeVar("Told")
+Asking = Generator[Excess | Rows, np.ndarray, Told]
+"""Asks, is answered, and tells at last."""
+
+
 def nearest(
     faces: Faces,
     target_rows: np.ndarray,
@@ -144,6 +187,29 @@ def nearest(
     Raises:
         InvalidInput: shapes that do not go together, a box that is infinite or leaves 0 out, or another p.
     """
+    search = searching(faces, target_rows, target_limits, lower, upper, cutoff, p, keep)
+    answer = None
+    while True:
+        try:
+            asked = search.send(answer)  # type: ignore[arg-type]
+        except StopIteration as ended:
+            return ended.value
+        answer = faces.excess(asked.d) if isinstance(asked, Excess) else faces.signed(asked.faces)
+
+
+def searching(
+    faces: Listed,
+    target_rows: np.ndarray,
+    target_limits: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    cutoff: float = math.inf,
+    p: float = 2,
+    keep: float = 1.0,
+) -> Asking[list[Projection]]:
+    """`nearest`, as a generator that asks for products and rows when it wants them: so that searches of many regions
+    can be answered together, by whoever has the faces.
+    """
     targets, n = target_rows.shape
     fits = faces.shape == (len(faces.limits), n) and lower.shape == upper.shape == (n,)
     if not fits or target_limits.shape != (targets,):
@@ -164,7 +230,7 @@ def nearest(
     found = [Projection(Outcome.PRUNED, bound) for bound in bounds.tolist()]
     for target in np.argsort(bounds).tolist():
         if bounds[target] < cutoff:
-            found[target] = search.solve(target, cutoff)
+            found[target] = yield from search.solve(target, cutoff)
             cutoff = min(cutoff, keep * found[target].distance) if found[target].status is Outcome.SOLVED else cutoff
     return found
 
@@ -172,7 +238,7 @@ def nearest(
 class _Region:
     """All targets of one region: what they share."""
 
-    def __init__(self, faces: Faces, rows, limits, lower, upper, p: float):
+    def __init__(self, faces: Listed, rows, limits, lower, upper, p: float):
         self.faces, self.rows, self.limits, self.lower, self.upper, self.p = faces, rows, limits, lower, upper, p
         self.reach = self.norm(np.maximum(-lower, upper))
         self.near: Faces | None = None
@@ -186,24 +252,26 @@ class _Region:
     def tolerance(self, d: np.ndarray) -> float:
         return _PRECISION * self.norm(d) + 1e-14 * self.reach
 
-    def violated(self, d: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def violated(self, d: np.ndarray, known: np.ndarray) -> Asking[np.ndarray]:
         """The faces that `d` violates most, (k,) indices, without those `known`; none only if it violates none."""
-        if self.near is None and len(self.faces.limits) > 2 * _NEAR:
+        if self.near is None and len(self.faces.limits) > 2 * _NEAR and not self.faces.dear:
             # A product with all rows is the dearest thing here; the faces nearest to x nearly always show a violation.
             self.near_index = np.argpartition(self.faces.limits, _NEAR)[:_NEAR]
-            self.near = Faces(self.faces.signed(self.near_index), self.faces.limits[self.near_index])
+            self.near = Faces((yield Rows(self.near_index)), self.faces.limits[self.near_index])
         fresh = np.ones(len(self.faces.limits), dtype=bool)
         fresh[known] = False
         if self.near is not None:
             worst = _worst(np.where(fresh[self.near_index], self.near.excess(d), 0), self.tolerance(d), len(known))
             if len(worst):
                 return self.near_index[worst]
-        return _worst(np.where(fresh, self.faces.excess(d), 0), self.tolerance(d), len(known))
+        excess = yield Excess(d)
+        return _worst(np.where(fresh, excess, 0), self.tolerance(d), len(known))
 
-    def certified(self, target: int, d, bound: float, index, y, target_y: float) -> Projection:
+    def certified(self, target: int, d, bound: float, index, y, target_y: float) -> Asking[Projection]:
         """The projection to `d`, solved if it keeps its promise."""
         distance = self.norm(d)
-        beyond = max(float(self.faces.excess(d).max(initial=0)), float(self.rows[target] @ d - self.limits[target]))
+        excess = yield Excess(d)
+        beyond = max(float(excess.max(initial=0)), float(self.rows[target] @ d - self.limits[target]))
         residual, gap = max(beyond, 0.0), distance - bound
         solved = max(residual, abs(gap)) <= _CERTIFIED * distance + 1e-12 * self.reach
         outcome, positive = Outcome.SOLVED if solved else Outcome.STALLED, y > 0
@@ -237,19 +305,19 @@ class _Euclidean(_Region):
             left = left[bounds[left] < cutoff]
         return bounds
 
-    def solve(self, target: int, cutoff: float) -> Projection:
+    def solve(self, target: int, cutoff: float) -> Asking[Projection]:
         work = _WorkingSet(self, target, cutoff)
         settled = False
         for _ in range(_ROUNDS):
-            added = work.add_violated()
+            added = yield from work.add_violated()
             if settled and not added:
                 break
-            ended = work.climb(_EARLY_STEPS if added else _STEPS)
+            ended = work.climb(_EARLY_STEPS if added and not self.faces.dear else _STEPS)
             if ended is not None:
                 return Projection(ended, math.inf if ended is Outcome.EMPTY else work.lower_bound())
             settled = not added
         y = work.at.y
-        return self.certified(target, work.at.d, work.lower_bound(), work.index, y[1:], float(y[0]))
+        return (yield from self.certified(target, work.at.d, work.lower_bound(), work.index, y[1:], float(y[0])))
 
 
 class _Iterate(NamedTuple):
@@ -290,15 +358,16 @@ class _WorkingSet:
             return Outcome.EMPTY
         return Outcome.PRUNED if bound >= self.cutoff else None
 
-    def add_violated(self) -> bool:
+    def add_violated(self) -> Asking[bool]:
         """Put violated faces in the place of those without a multiplier; False where there are none."""
-        found = self.region.violated(self.at.d, self.index)
+        found = yield from self.region.violated(self.at.d, self.index)
         if not len(found):
             return False
+        rows = yield Rows(found)
         kept = self.at.y > 0
         kept[0] = True
         self.index = np.concatenate([self.index[kept[1:]], found])
-        self.A = np.concatenate([self.A[kept], self.region.faces.signed(found)])
+        self.A = np.concatenate([self.A[kept], rows])
         self.b = np.concatenate([self.b[kept], self.region.faces.limits[found]])
         self.at = self._evaluate(np.concatenate([self.at.y[kept], np.zeros(len(found))]))
         return True
@@ -317,8 +386,8 @@ class _WorkingSet:
             H.flat[:: len(moving) + 1] += _DAMPING
             step = np.linalg.solve(H, g[moving])
             # A row that the step would take below 0 at once must not bend the step of the others.
-            while (free := (y[moving] > 0) | (step > 0)).sum() < len(step):
-                moving, H = moving[free], H[np.ix_(free, free)]
+            while not (able := (y[moving] > 0) | (step > 0)).all():
+                moving, H = moving[able], H[np.ix_(able, able)]
                 step = np.linalg.solve(H, g[moving])
             if not self._move(moving, step):
                 break
@@ -354,7 +423,7 @@ class _WorkingSet:
 class _Linear(_Region):
     """p = 1 and infinity, by a linear program that keeps rows and basis from target to target."""
 
-    def __init__(self, faces: Faces, rows, limits, lower, upper, p: float):
+    def __init__(self, faces: Listed, rows, limits, lower, upper, p: float):
         super().__init__(faces, rows, limits, lower, upper, p)
         self.index = np.empty(0, dtype=int)
         self.A, self.b = np.empty((0, len(lower))), np.empty(0)
@@ -400,15 +469,15 @@ class _Linear(_Region):
         values = np.append(A, -A, axis=1) if self.p == 1 else A
         _add_rows(program, np.broadcast_to(np.arange(values.shape[1]), values.shape), values, b)
 
-    def solve(self, target: int, cutoff: float) -> Projection:
+    def solve(self, target: int, cutoff: float) -> Asking[Projection]:
         row = target + (0 if self.p == 1 else 2 * len(self.lower))
         self.program.changeRowBounds(row, -math.inf, float(self.limits[target]))
         self.program.setOptionValue("objective_bound", cutoff)
-        found = self._run(target, row, cutoff)
+        found = yield from self._run(target, row, cutoff)
         self.program.changeRowBounds(row, -math.inf, math.inf)
         return found
 
-    def _run(self, target: int, row: int, cutoff: float) -> Projection:
+    def _run(self, target: int, row: int, cutoff: float) -> Asking[Projection]:
         n, bound, d, y = len(self.lower), 0.0, np.zeros(len(self.lower)), np.zeros(1 + len(self.index))
         for _ in range(_ROUNDS):
             self.program.run()
@@ -418,7 +487,8 @@ class _Linear(_Region):
             if status not in ("kOptimal", "kObjectiveBound"):
                 break
             solution = self.program.getSolution()
-            duals = np.maximum(-np.array(solution.row_dual), 0)
+            duals = -np.array(solution.row_dual) if solution.dual_valid else np.zeros(self.program.getNumRow())
+            duals = np.maximum(duals, 0)
             y = np.append(duals[row], duals[row - target + len(self.rows) :])
             bound = max(bound, self._lagrangian(target, y))
             if bound >= cutoff:
@@ -428,14 +498,14 @@ class _Linear(_Region):
                 continue
             columns = np.array(solution.col_value)
             d = np.clip(columns[:n] - columns[n:] if self.p == 1 else columns[:n], self.lower, self.upper)
-            found = self.violated(d, self.index)
+            found = yield from self.violated(d, self.index)
             if not len(found):
                 break
-            A, b = self.faces.signed(found), self.faces.limits[found]
+            A, b = (yield Rows(found)), self.faces.limits[found]
             self._add_faces(self.program, A, b)
             self.index, y = np.append(self.index, found), np.append(y, np.zeros(len(found)))
             self.A, self.b = np.append(self.A, A, axis=0), np.append(self.b, b)
-        return self.certified(target, d, bound, self.index, y[1:], float(y[0]))
+        return (yield from self.certified(target, d, bound, self.index, y[1:], float(y[0])))
 
     def _lagrangian(self, target: int, y: np.ndarray) -> float:
         """Its least value in the box for multipliers `y` >= 0: a bound, whatever they are."""

@@ -86,12 +86,53 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_sentence_and_exit_code_2(case, workplace, capsys):
-    change, names = CASES[case]
-    flags = PLAIN | change(workplace)
+def reference(tmp_path, text: str = "net,index,true_label,optimal_l2\nn1,0,0,0.5\nn1,1,1,0.5\n", **more: str):
+    (tmp_path / "proved.csv").write_text(text)
+    return {"--reference": "proved.csv:n1"} | {f"--{name}": value for name, value in more.items()}
+
+
+NEAREST = {
+    "missing reference": (lambda p: {"--reference": "nowhere.csv:n1"}, "nowhere.csv"),
+    "reference without a net": (lambda p: {"--reference": "proved.csv"}, "FILE.csv:NET"),
+    "wrong net": (lambda p: reference(p, "net,index,optimal_l2\nn2,0,0.5\n"), "it has n2"),
+    "reference in another norm": (lambda p: reference(p, norm="linf", method="fmn"), "optimal_linf"),
+    "reference without positions": (lambda p: reference(p, "net,optimal_l2\nn1,0.5\n"), "index"),
+    "reference of other rows": (lambda p: reference(p, "net,index,optimal_l2\nn1,9999,0.5\n"), "9999"),
+    "reference of other classes": (lambda p: reference(p, "net,index,true_label,optimal_l2\nn1,0,5,1\n"), "class 5"),
+    "reference that is broken": (lambda p: reference(p, "net,index,optimal_l2\nn1,0,far\n"), "far"),
+    "reference and indices": (lambda p: reference(p, indices="rows.csv"), "--indices"),
+    "reference and target": (lambda p: reference(p, target="3"), "--target"),
+    "reference and targets": (lambda p: reference(p, targeted="next"), "--target"),
+    "wrong norm": (lambda p: {"--norm": "l3"}, "--norm"),
+    "wrong dtype": (lambda p: {"--dtype": "float16"}, "--dtype"),
+    "unknown method": (lambda p: {"--method": "dnd"}, "did you mean 'ddn'"),
+    "targets twice over": (lambda p: {"--method": "multi-targeted:member=ddn", "--target": "1"}, "--target"),
+    "two targets": (lambda p: {"--target": "1", "--targeted": "next"}, "--target"),
+    "target without a class": (lambda p: {"--target": "11"}, "--target"),
+    "upside-down bounds": (lambda p: {"--bounds": "1,0"}, "bounds"),
+    "pixels outside bounds": (lambda p: {"--bounds": "0,0.5"}, "bounds"),
+    "no rows": (lambda p: {"--count": "0"}, "count"),
+    "empty data": (
+        lambda p: {"--data": saved(p, **images(images=images()["images"][:0], labels=np.arange(0)))},
+        "no im",
+    ),
+    "no budget": (lambda p: {"--budget": "0"}, "budget"),
+    "negative seed": (lambda p: {"--seed": "-1"}, "seed"),
+    "wrong image shape": (lambda p: {"--data": saved(p, **images(images=images()["images"][..., :5]))}, "shape"),
+    "NaN pixel": (nan_pixel, "NaN"),
+    "radius, which there is none of": (lambda p: {"--radius": "0.1"}, "--radius"),
+}
+SENTENCES = {("attack", name): case for name, case in CASES.items()}
+SENTENCES |= {("nearest", name): case for name, case in NEAREST.items()}
+
+
+@pytest.mark.parametrize(("command", "case"), SENTENCES)
+def test_one_sentence_and_exit_code_2(command, case, workplace, capsys):
+    change, names = SENTENCES[command, case]
+    flags = {flag: value for flag, value in PLAIN.items() if command == "attack" or flag != "--radius"}
+    flags |= change(workplace)
     before = sorted(path.name for path in workplace.rglob("*"))
-    code = main(["attack", *(entry for pair in flags.items() for entry in pair)])
+    code = main([command, *(entry for pair in flags.items() for entry in pair)])
     said = capsys.readouterr().err
     assert code == 2
     assert said.startswith("gatewise: ")

@@ -23,15 +23,28 @@ LABELS = torch.zeros(3, dtype=torch.int64)
 DOMAIN = Intersection(LinfBall(START, RADIUS), Box(0.0, 1.0))
 
 
+def _width_with(linear, x, z, share: float) -> float:
+    """The width that has this share of the neurons within one deviation."""
+    distances = []
+    for layer in linear[:-1]:
+        x, z = layer.weight @ x + layer.bias, layer.weight @ z
+        distances += (x / z).abs().tolist()
+        z, x = z * (x > 0), x.relu()
+    return sorted(distances)[round(share * len(distances)) - 1]
+
+
 def _by_hand(module, method: GateAnnealing, row: int) -> list[torch.Tensor]:
     """The loop for one row: weights as matrices, the smoothed gate by the normal distribution's own functions."""
     linear = [part for part in module if hasattr(part, "weight")]
     normal, streams = torch.distributions.Normal(0.0, 1.0), RowStreams(SEED, [row])
-    x, visited = START[row], []
+    x, visited, widest = START[row], [], method.width * RADIUS
     for step in range(STEPS):
-        width = method.width * RADIUS * max(0.0, 1 - (step + 1) / ((1 - method.settle) * STEPS))
+        left = max(0.0, 1 - (step + 1) / ((1 - method.settle) * STEPS))
         visited.append(x)
-        z = streams.normal(START[:1])[0] if width > 0 else None
+        z = streams.normal(START[:1])[0] if left > 0 else None
+        if step == 0 and method.within is not None:
+            widest = _width_with(linear, x, z, method.within)
+        width = left * widest
         leaf = x.clone().requires_grad_()
         h, direction, plain = leaf, z, x
         for layer in linear[:-1]:
@@ -53,7 +66,9 @@ def _by_hand(module, method: GateAnnealing, row: int) -> list[torch.Tensor]:
     return [*visited, x]
 
 
-@pytest.mark.parametrize("method", [GateAnnealing(), GateAnnealing(width=1.0, settle=0.5, step_size=0.4)])
+@pytest.mark.parametrize(
+    "method", [GateAnnealing(), GateAnnealing(width=1.0, settle=0.5, step_size=0.4), GateAnnealing(within=0.3)]
+)
 def test_the_trajectory_is_that_of_the_loop_written_by_hand(method):
     module = network(*SIZES)
     found = trajectory(method, module, DOMAIN, Margin(LABELS), START, STEPS)
@@ -76,7 +91,9 @@ def test_a_draw_every_few_steps_shows_as_few_points_and_costs_as_many_gradients(
     assert lens.meter.forwards == 3 * (STEPS + 2 * (STEPS // 4) + 1)
 
 
-@pytest.mark.parametrize(("settings", "says"), [({"settle": 1.0}, "settle"), ({"step_size": 0.0}, "step_size")])
+@pytest.mark.parametrize(
+    ("settings", "says"), [({"settle": 1.0}, "settle"), ({"step_size": 0.0}, "step_size"), ({"within": 1.5}, "within")]
+)
 def test_settings_that_mean_nothing_give_a_sentence(settings, says):
     with pytest.raises(InvalidInput, match=says):
         GateAnnealing(**settings)

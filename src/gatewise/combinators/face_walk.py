@@ -38,7 +38,7 @@ class FaceWalk(RegionSearch):
 
     kept: int = 100
     """How many solutions wait to be left."""
-    slack: float = 1.05
+    slack: float = 1.2
     """Solutions up to so many best distances away are walked on from."""
     steps: int = 30
     """Solutions that are left, for each row."""

@@ -14,7 +14,6 @@ from gatewise.methods.decoupled_direction_norm import DecoupledDirectionNorm
 from gatewise.methods.fast_minimum_norm import FastMinimumNorm
 from gatewise.methods.region_programs import RegionPrograms, Shortest, to_boundary
 from gatewise.objectives import Margin, MarginTo
-from gatewise.objectives.targeted import rivals
 from gatewise.problem import Best, Iterate, Problem
 
 
@@ -28,7 +27,7 @@ class RegionSearch(Method):
     first: Method | None = None
     """What the search starts from; None: a hundred steps of ddn, or of fmn where the norm is not the 2-norm."""
     rivals: int | None = None
-    """How many classes are aimed at, those with the largest logits first; None: all."""
+    """How many classes are aimed at: the warm start's, then those with the largest logits there; None: all."""
     kept: int = 10
     """How many points are kept to go on from."""
     slack: float = 1.5
@@ -54,26 +53,33 @@ class Search:
 
     def __init__(self, settings: RegionSearch, problem: Problem, start: Start):
         self.settings, self.problem, self.start = settings, problem, start
-        self.programs = RegionPrograms(problem, start, settings.rivals)
+        self.programs = RegionPrograms(problem, start)
         self.origin = self.programs.origin
         self.best = Best.none_yet(start.points)
         self.kept: list[list[Shortest]] = [[] for _ in start.points]
 
     def warm_start(self) -> Steps:
-        """Let another method find a point of each class, bring it to the boundary, and solve the regions there."""
-        usual = DecoupledDirectionNorm if self.programs.p == 2 else FastMinimumNorm
-        first = self.settings.first or usual(steps=100)
+        """Let another method find a point of any class, then one of each rival; bring them to the boundary, and solve
+        the regions there.
+        """
         found = [self.origin]
-        for aimed in self._aims():
-            nearest = Best.none_yet(self.start.points)
-            for iterate in first.iterate(aimed, self.start):
-                value, _ = nearest.take(aimed, iterate)
-                yield replace(iterate, value=value)
-            edge = to_boundary(aimed, self.origin, nearest)
-            yield self._taken(Iterate(edge))
-            found.append(edge)
+        yield from self._edge(self.problem, found)
+        aims = self.programs.aim(found[-1], self.settings.rivals)
+        goal = self.problem.goal
+        for targets in aims.unbind(1)[1:]:
+            assert isinstance(goal, Margin)
+            yield from self._edge(replace(self.problem, goal=MarginTo(goal.labels, targets)), found)
         rows = torch.arange(len(self.origin), device=self.origin.device).repeat(len(found))
         yield from self.solve(rows, torch.cat(found))
+
+    def _edge(self, aimed: Problem, found: list[Tensor]) -> Steps:
+        usual = DecoupledDirectionNorm if self.programs.p == 2 else FastMinimumNorm
+        nearest = Best.none_yet(self.start.points)
+        for iterate in (self.settings.first or usual(steps=100)).iterate(aimed, self.start):
+            value, _ = nearest.take(aimed, iterate)
+            yield replace(iterate, value=value)
+        found.append(to_boundary(aimed, self.origin, nearest))
+        yield self._taken(Iterate(found[-1]))
 
     def solve(self, rows: Tensor, points: Tensor) -> Steps:
         """Solve the regions of `points` (k, …) that are new to their `rows` (k,): a solution is kept where it is near
@@ -96,15 +102,6 @@ class Search:
         if bool(self.best.goal_met[row]):
             return float(self.best.value[row])
         return float(np.linalg.norm(np.maximum(-self.programs.lower[row], self.programs.upper[row]), self.programs.p))
-
-    def _aims(self) -> list[Problem]:
-        """The problem aimed at one class after the other; as it is where its goal is no `Margin`."""
-        goal = self.problem.goal
-        if not isinstance(goal, Margin):
-            return [self.problem]
-        with torch.no_grad():
-            order = rivals(goal, self.problem.network(self.origin))[:, : self.settings.rivals]
-        return [replace(self.problem, goal=MarginTo(goal.labels, targets)) for targets in order.unbind(1)]
 
     def _taken(self, iterate: Iterate) -> Iterate:
         value, _ = self.best.take(self.problem, iterate)

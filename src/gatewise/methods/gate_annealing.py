@@ -30,6 +30,7 @@ from gatewise.geometry import per_row
 from gatewise.methods.base import Method, Start, Steps, cosine_decay, require_positive
 from gatewise.network.hyperplanes import squared_norms
 from gatewise.network.rules import Fixed, Smoothed
+from gatewise.network.view import Trace
 from gatewise.problem import Iterate, Problem, input_gradient
 
 
@@ -43,6 +44,10 @@ class GateAnnealing(Method):
     """First step, in units of the set's size; it decays by half a cosine."""
     width: float = 0.5
     """Standard deviation of the noise at first, in units of the set's size; it falls to 0 linearly."""
+    within: float | None = None
+    """Share of a row's gates that is to be within one deviation of switching at first: a width for each row of its own,
+    instead of `width`.
+    """
     settle: float = 0.15
     """Share of the steps, at the end, that are taken in the network itself."""
     refresh: int = 1
@@ -54,6 +59,8 @@ class GateAnnealing(Method):
 
     def __post_init__(self):
         require_positive(step_size=self.step_size, refresh=self.refresh, steps=self.steps)
+        if self.within is not None and not 0 < self.within <= 1:
+            raise InvalidInput(f"within must lie between 0 and 1, got {self.within}.")
         if self.settle >= 1:
             raise InvalidInput(f"settle must be below 1, got {self.settle}.")
         super().__post_init__()
@@ -68,10 +75,11 @@ class GateAnnealing(Method):
         network, domain, steps = problem.network, problem.domain, start.steps(self.steps)
         x = domain.sample(start.streams, start.points) if self.random_start else start.points
         size = domain.size(x)
+        widest = self.width * size
         slopes: list[Tensor] = []
         for step in range(steps):
-            width = self.width * size * max(0.0, 1 - (step + 1) / ((1 - self.settle) * steps))
-            if not bool((width > 0).any()):
+            left = max(0.0, 1 - (step + 1) / ((1 - self.settle) * steps))
+            if left * max(self.width, self.within or 0.0) == 0:
                 here = problem.at(x)
                 yield here
                 gradient = here.gradient()
@@ -83,11 +91,26 @@ class GateAnnealing(Method):
                     yield Iterate(x, value, here.output)
                     squares = squared_norms(network, here, Fixed(here.pattern()), start.streams.normal(x))
                     slopes = [square.sqrt() for square in squares[:-1]]
+                    if step == 0 and self.within is not None:
+                        widest = _reach_of_share(here, slopes, self.within)
                 x = x.detach().requires_grad_()
                 with torch.enable_grad():
-                    smooth = Smoothed([per_row(width, slope) * slope for slope in slopes])
+                    smooth = Smoothed([per_row(left * widest, slope) * slope for slope in slopes])
                     value = problem.measure(x, network.trace(x, smooth, keep=False).output)
                 gradient = input_gradient(value, x)
             length = per_row(cosine_decay(step, steps) * self.step_size * size, x)
             x = domain.project(x.detach() - length * domain.steepest(gradient))
         yield problem.at(x)
+
+
+def _reach_of_share(here: Trace, slopes: list[Tensor], share: float) -> Tensor:
+    """The width, (batch,), at which `share` of each row's switches lie within one deviation of their hyperplanes."""
+    distances = [
+        (h / slope).abs().nan_to_num(torch.inf).flatten(1)
+        for gate, h, slope in zip(here.gates, here.preactivations, slopes, strict=True)
+        if gate.pool is None
+    ]
+    if not distances:
+        return here.input.new_zeros(len(here.input))
+    every = torch.cat(distances, 1)
+    return every.kthvalue(max(1, round(share * every.shape[1])), dim=1).values.clamp(max=torch.finfo(every.dtype).max)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,12 +22,13 @@ from gatewise.methods.base import Start, boundary_of, norm_of, origin_of
 from gatewise.network.region import LinearRegion
 from gatewise.objectives import Margin, MarginTo, TargetedMargin
 from gatewise.problem import Best, Iterate, Problem
-from gatewise.region_projection import Faces, Outcome, nearest
+from gatewise.region_projection import Asking, Excess, Faces, Outcome, Projection, Rows, nearest, searching
 
 _LISTED = 128  # faces beyond the first gate's that are written out for every region; more are gathered when wanted
 _WRITTEN = 2**26  # bytes of the first gate's normals, written out once
 _AT_ONCE = 2**25  # numbers in the normals of several regions
 _HALVINGS = 40
+_TOGETHER = 256  # searches side by side, where rows are gathered
 _GATHERED = 2000  # faces of a region, at most, that are gathered one by one
 _NUDGES = {torch.float64: (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
 
@@ -57,26 +59,44 @@ class RegionPrograms:
     Args:
         problem: its goal a `Margin`, `MarginTo` or `TargetedMargin`; its set a box.
         start: where the rows begin.
-        rivals: how many classes are programs of their own, those with the largest logits at the origin first; None
-            for all.
 
     Raises:
         UnsupportedProblem: another goal or set.
     """
 
-    def __init__(self, problem: Problem, start: Start, rivals: int | None = None):
+    def __init__(self, problem: Problem, start: Start):
+        _require_margin(problem)
         self.problem, self.p = problem, norm_of(problem)
         self.origin = origin_of(problem, start)
         flat = _flat(self.origin)
         lower, upper = (_flat(edge.expand_as(self.origin)) for edge in problem.domain.bounds(self.origin))
         self.lower, self.upper = np.minimum(lower - flat, 0), np.maximum(upper - flat, 0)
-        with torch.no_grad():
-            logits = problem.network(self.origin)
         self.boundary = boundary_of(problem).objective
-        self.aims, self.others = _aims(problem, logits, rivals)
+        self.aims: list[tuple[int, np.ndarray]] = []
+        self.others: list[np.ndarray] = []
         self.seen: list[set[bytes]] = [set() for _ in flat]
         self._first: tuple[np.ndarray, np.ndarray] | None = None
         self._typical: np.ndarray | None = None
+
+    def aim(self, points: Tensor, rivals: int | None) -> Tensor:
+        """Choose the classes that are programs of their own: those with the largest logits at `points` (batch, …), as
+        many as `rivals` says, or all; where the goal names a class, that one. Returns them, (batch, k) int64.
+        """
+        with torch.no_grad():
+            logits = self.problem.network(points)
+        goal, order = self.problem.goal, logits.argsort(dim=1, descending=True, stable=True)
+        if isinstance(goal, Margin):
+            labels, aims = goal.labels, _without(order, goal.labels)[:, :rivals]
+        elif isinstance(goal, MarginTo):
+            labels, aims = goal.labels, goal.rivals[:, None]
+        else:
+            assert isinstance(goal, TargetedMargin)
+            rest = _without(order, goal.targets)
+            labels, aims = rest[:, 0], goal.targets[:, None]
+            # The target has to beat every class: all but one of these half-spaces are faces like the region's.
+            self.others = list(rest[:, 1:].cpu().numpy())
+        self.aims = list(zip(labels.tolist(), aims.cpu().numpy(), strict=True))
+        return aims
 
     def unseen(self, rows: Tensor, points: Tensor) -> Unseen:
         """The regions of `points` (k, …) of the rows `rows` (k,) that are new to their row, each once."""
@@ -121,11 +141,17 @@ class RegionPrograms:
             origin = self.origin[rows]
             slacks, values = _flat(region.slacks(origin)), _flat(region.output(origin))
             matrix = _numbers(region.matrix())
-            deep = torch.arange(first, faces, device=origin.device) if listed else None
-            normals = None if deep is None else _numbers(region.normals(deep.expand(len(rows), -1)))
+            if faces - first > _LISTED:
+                found += self._together(region, rows, slacks, matrix, values, cutoffs, keep)
+                continue
+            deep = torch.arange(first, faces, device=origin.device).expand(len(rows), -1)
+            normals = _numbers(region.normals(deep))
             for k, row in enumerate(rows):
-                held = self._faces(region, k, row, slacks[k], None if normals is None else normals[k])
-                found += self._solved(held, row, matrix[k], values[k], cutoffs, keep)
+                held = self._listed(region, k, slacks[k], normals[k])
+                projections = nearest(
+                    *self._program(held, row, matrix[k], values[k]), float(cutoffs[row]), self.p, keep
+                )
+                found += self._told(row, projections, held, cutoffs, keep)
         return found
 
     def confirmed(self, found: list[Shortest]) -> Iterator[Iterate]:
@@ -151,20 +177,18 @@ class RegionPrograms:
                     return
             left = {row: ones[1:] for row, ones in left.items() if ones[1:]}
 
-    def _solved(self, faces, row: int, matrix, values, cutoffs: np.ndarray, keep: float) -> list[Shortest]:
-        """One region's programs, a class at a time."""
-        aims, label = self.aims[row]
+    def _program(self, faces, row: int, matrix: np.ndarray, values: np.ndarray):
+        """What `nearest` and `searching` ask for first: faces, the classes' half-spaces, the box."""
+        label, aims = self.aims[row]
         rows, limits = matrix[label] - matrix[aims], values[aims] - values[label]
         if self.others:
-            # The target has to beat every class: all but one of these half-spaces are faces like the region's.
-            more = matrix[self.others[row]] - matrix[aims]
-            faces = _with(faces, more, values[aims] - values[self.others[row]])
+            more, by = matrix[self.others[row]] - matrix[aims], values[aims] - values[self.others[row]]
+            norms = _divisor(np.linalg.norm(more, axis=1))
+            faces = faces.joined(more / norms[:, None], by / norms)
+        return faces, rows, limits, self.lower[row], self.upper[row]
+
+    def _told(self, row: int, projections: list[Projection], faces, cutoffs: np.ndarray, keep: float) -> list[Shortest]:
         told = []
-        box = self.lower[row], self.upper[row]
-        try:
-            projections = nearest(faces, rows, limits, *box, cutoff=cutoffs[row], p=self.p, keep=keep)
-        except _TooMany:
-            return []
         for one in projections:
             if one.point is not None and one.active is not None and one.multipliers is not None:
                 dearest = one.active[np.argsort(-one.multipliers, kind="stable")]
@@ -173,6 +197,65 @@ class RegionPrograms:
                     cutoffs[row] = min(cutoffs[row], keep * one.distance)
         return told
 
+    def _together(
+        self, region: LinearRegion, rows: list[int], slacks, matrix, values, cutoffs: np.ndarray, keep: float
+    ) -> list[Shortest]:
+        """The searches of many regions side by side: what they ask for is answered in one run for all."""
+        found: list[Shortest] = []
+        waiting = list(range(len(rows)))[::-1]
+        open_searches: dict[int, tuple[Asking[list[Projection]], GatheredFaces, Excess | Rows]] = {}
+
+        def go_on(k: int, search: Asking[list[Projection]], faces: GatheredFaces, answer: np.ndarray | None) -> None:
+            try:
+                open_searches[k] = search, faces, search.send(answer)  # type: ignore[arg-type]
+            except StopIteration as ended:
+                open_searches.pop(k, None)
+                found.extend(self._told(rows[k], ended.value, faces, cutoffs, keep))
+
+        while waiting or open_searches:
+            while waiting and len(open_searches) < _TOGETHER:
+                k = waiting.pop()
+                faces = self._gathered(region, k, slacks[k])
+                program = self._program(faces, rows[k], matrix[k], values[k])
+                go_on(k, searching(*program, float(cutoffs[rows[k]]), self.p, keep), faces, None)
+            self._gather(region, [(k, faces, asked) for k, (_, faces, asked) in open_searches.items()])
+            asking = [(k, asked.d) for k, (_, _, asked) in open_searches.items() if isinstance(asked, Excess)]
+            excesses = self._excesses(region, rows, asking)
+            for k, (search, faces, asked) in list(open_searches.items()):
+                if isinstance(asked, Excess):
+                    go_on(k, search, faces, faces.excess(asked.d, excesses[k]))
+                elif len(faces.known) > _GATHERED:
+                    del open_searches[k]
+                else:
+                    go_on(k, search, faces, faces.signed(asked.faces))
+        return found
+
+    def _excesses(
+        self, region: LinearRegion, rows: list[int], asking: list[tuple[int, np.ndarray]]
+    ) -> dict[int, np.ndarray]:
+        """How far each way goes beyond the faces of its region, unscaled."""
+        if not asking:
+            return {}
+        which = torch.tensor([k for k, _ in asking], device=region.point.device)
+        ways = torch.from_numpy(np.stack([d for _, d in asking])).to(region.point)
+        origin = self.origin[[rows[k] for k, _ in asking]]
+        beyond = -_flat(region.rows(which).slacks(origin + ways.view_as(origin)))
+        return {k: row for (k, _), row in zip(asking, beyond, strict=True)}
+
+    def _gather(self, region: LinearRegion, asking: list[tuple[int, GatheredFaces, Excess | Rows]]) -> None:
+        """The rows that are asked for and not known yet, of all regions in one run."""
+        new = [
+            (k, faces, i) for k, faces, asked in asking if isinstance(asked, Rows) for i in faces.unknown(asked.faces)
+        ]
+        if new:
+            device = region.point.device
+            which, index = (
+                torch.tensor(part, device=device) for part in ([k for k, _, _ in new], [i for _, _, i in new])
+            )
+            normals = _numbers(region.rows(which).normals(index[:, None], memory=math.inf))[:, 0]
+            for (_, faces, i), normal in zip(new, normals, strict=True):
+                faces.known[i] = -normal / faces.scale[i]
+
     def _counts(self, region: LinearRegion) -> tuple[int, int]:
         """How many faces there are, and how many of them are the first gate's and written out once."""
         if not region.gates or region.gates[0].pool is not None:
@@ -180,39 +263,89 @@ class RegionPrograms:
         first = region.pattern[0][0].numel()
         return region.faces, first if first * region.point[0].numel() * 8 <= _WRITTEN else 0
 
-    def _faces(self, region: LinearRegion, k: int, row: int, slacks: np.ndarray, normals: np.ndarray | None):
-        """The faces of region k as seen from the row's origin."""
-        faces, first = self._counts(region)
-        one = region.rows(torch.tensor([k], device=region.point.device))
-        if first and self._first is None:
-            # What comes before any gate has the same normals everywhere, but for their signs.
+    def _signs(self, region: LinearRegion, k: int) -> np.ndarray:
+        """What outward is for the first gate's normals."""
+        return np.where(region.pattern[0][k].flatten().cpu().numpy(), -1.0, 1.0)
+
+    def _first_normals(self, region: LinearRegion) -> tuple[np.ndarray, np.ndarray]:
+        """What comes before any gate has the same normals everywhere, but for their signs: unit normals and norms."""
+        if self._first is None:
+            _, first = self._counts(region)
+            one = region.rows(torch.zeros(1, dtype=torch.int64, device=region.point.device))
             chosen = torch.arange(first, device=region.point.device)[None]
-            signed = _numbers(one.normals(chosen, memory=math.inf))[0]
-            on = one.pattern[0].flatten().cpu().numpy()
-            norms = np.linalg.norm(signed, axis=1)
-            unit = np.where(on, 1.0, -1.0)[:, None] * signed / _divisor(norms)[:, None]
-            self._first = np.ascontiguousarray(unit), norms
-        if faces - first > _LISTED:
-            return self._gathered(one, row, slacks)
-        rows, norms, signs = np.empty((0, self.lower.shape[1])), np.empty(0), np.empty(0)
-        if self._first is not None:
-            rows, norms = self._first
-            signs = np.where(one.pattern[0].flatten().cpu().numpy(), -1.0, 1.0)
-        if normals is not None and len(normals):
+            inward = _numbers(one.normals(chosen, memory=math.inf))[0] if first else np.empty((0, one.point.numel()))
+            norms = np.linalg.norm(inward, axis=1)
+            signs = self._signs(one, 0)[:, None] if first else 1.0
+            self._first = np.ascontiguousarray(-signs * inward / _divisor(norms)[:, None]), norms
+        return self._first
+
+    def _listed(self, region: LinearRegion, k: int, slacks: np.ndarray, normals: np.ndarray) -> Faces:
+        """All faces of region k, as seen from the row's origin."""
+        rows, norms = self._first_normals(region)
+        signs = self._signs(region, k) if len(rows) else np.empty(0)
+        if len(normals):
             own = np.linalg.norm(normals, axis=1)
             rows = np.concatenate([rows, -normals / _divisor(own)[:, None]])
             norms, signs = np.concatenate([norms, own]), np.concatenate([signs, np.ones(len(own))])
         return Faces(rows, slacks / _divisor(norms), signs)
 
-    def _gathered(self, one: LinearRegion, row: int, slacks: np.ndarray) -> GatheredFaces:
+    def _gathered(self, region: LinearRegion, k: int, slacks: np.ndarray) -> GatheredFaces:
+        """The faces of region k, as seen from the row's origin, to be gathered when wanted."""
+        unit, norms = self._first_normals(region)
         if self._typical is None:
-            self._typical = _typical_norms(one)
-        scale, written = self._typical.copy(), np.empty((0, one.point.numel()))
-        if self._first is not None:
-            unit, norms = self._first
-            scale[: len(norms)] = _divisor(norms)
-            written = np.where(one.pattern[0].flatten().cpu().numpy(), -1.0, 1.0)[:, None] * unit
-        return GatheredFaces(one, self.origin[row : row + 1], scale, slacks / scale, written)
+            self._typical = _typical_norms(region.rows(torch.tensor([k], device=region.point.device)))
+            self._typical[: len(norms)] = _divisor(norms)
+        return GatheredFaces(
+            self._typical, slacks / self._typical, unit, self._signs(region, k) if len(unit) else norms
+        )
+
+
+class GatheredFaces:
+    """The faces of a region that are too many to write out, of about unit length: products are held runs, and a row
+    comes by a backward pass when it is wanted.
+
+    Args:
+        scale: (m,), what each normal is divided by.
+        limits: (m,), the slacks at the origin, divided likewise.
+        written: (first, n) the normals of the first faces, divided likewise.
+        signs: (first,) which way is outward for them.
+    """
+
+    dear: ClassVar[bool] = True
+
+    def __init__(self, scale: np.ndarray, limits: np.ndarray, written: np.ndarray, signs: np.ndarray):
+        self.scale, self.limits, self.written, self.signs = scale, limits, written, signs
+        self.more = np.empty((0, written.shape[1]))
+        self.known: dict[int, np.ndarray] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return len(self.limits), self.written.shape[1]
+
+    def joined(self, rows: np.ndarray, limits: np.ndarray) -> GatheredFaces:
+        """Itself with more half-spaces at the end."""
+        self.more, self.limits = rows, np.append(self.limits, limits)
+        return self
+
+    def unknown(self, index: np.ndarray) -> list[int]:
+        """Those of `index` (k,) that are to be gathered."""
+        first, last = len(self.written), len(self.scale)
+        return [i for i in index.tolist() if first <= i < last and i not in self.known]
+
+    def signed(self, index: np.ndarray) -> np.ndarray:
+        """The rows `index` (k,), none of them unknown: (k, n)."""
+        return np.stack([self._row(i) for i in index.tolist()]) if len(index) else np.empty((0, self.shape[1]))
+
+    def excess(self, d: np.ndarray, beyond: np.ndarray) -> np.ndarray:
+        """How far `d` (n,) lies beyond each face, where it goes `beyond` the region's, unscaled."""
+        last = len(self.scale)
+        return np.append(beyond / self.scale, self.more @ d - self.limits[last:])
+
+    def _row(self, i: int) -> np.ndarray:
+        if i < len(self.written):
+            return self.signs[i] * self.written[i]
+        return self.known[i] if i < len(self.scale) else self.more[i - len(self.scale)]
 
 
 def _typical_norms(one: LinearRegion) -> np.ndarray:
@@ -241,84 +374,17 @@ def to_boundary(problem: Problem, origin: Tensor, best: Best) -> Tensor:
     return x
 
 
-class _TooMany(Exception):
-    """More faces were wanted than a region may gather."""
+def _require_margin(problem: Problem) -> None:
+    if not isinstance(problem.goal, Margin | MarginTo | TargetedMargin):
+        raise UnsupportedProblem(
+            "Regions are searched for points of another class: the goal must be a Margin, MarginTo or TargetedMargin; "
+            "use ddn, fmn or fab for other goals."
+        )
 
 
-class GatheredFaces:
-    """The faces of a region that are too many to write out: products are held runs, and a row comes by a backward pass
-    when it is wanted. Rows are scaled to about unit length. For `gatewise.region_projection.nearest`.
-
-    Args:
-        region: one region.
-        origin: (1, …), where it is seen from.
-        scale: (m,), what each normal is divided by.
-        limits: (m,), the slacks at the origin, divided likewise.
-        written: the normals of the first so many faces, outward and scaled, where they are known.
-    """
-
-    def __init__(
-        self, region: LinearRegion, origin: Tensor, scale: np.ndarray, limits: np.ndarray, written: np.ndarray
-    ):
-        self.region, self.origin, self.scale, self.limits = region, origin, scale, limits
-        self.written = written
-        self.shape = len(limits), origin[0].numel()
-        self._gathered: dict[int, np.ndarray] = {}
-
-    def excess(self, point: np.ndarray) -> np.ndarray:
-        """How far `point` (n,) lies beyond each face, (m,)."""
-        at = self.origin + torch.from_numpy(point).to(self.origin).view_as(self.origin)
-        return -_flat(self.region.slacks(at))[0] / self.scale
-
-    def signed(self, index: np.ndarray) -> np.ndarray:
-        """The rows of the faces `index` (k,): (k, n)."""
-        first, known = len(self.written), self._gathered
-        new = [i for i in index.tolist() if i >= first and i not in known]
-        if len(known) + len(new) > _GATHERED:
-            raise _TooMany
-        if new:
-            asked = torch.tensor([new], device=self.origin.device)
-            known.update(zip(new, -_numbers(self.region.normals(asked))[0] / self.scale[new, None], strict=True))
-        rows = np.empty((len(index), self.origin[0].numel()))
-        for k, i in enumerate(index.tolist()):
-            rows[k] = self.written[i] if i < first else known[i]
-        return rows
-
-
-def _with(faces, rows: np.ndarray, limits: np.ndarray) -> Faces:
-    """Listed faces and some more half-spaces, of any scale."""
-    norms = _divisor(np.linalg.norm(rows, axis=1))
-    every = faces.signed(np.arange(len(faces.limits)))
-    return Faces(np.concatenate([every, rows / norms[:, None]]), np.concatenate([faces.limits, limits / norms]))
-
-
-def _aims(
-    problem: Problem, logits: Tensor, rivals: int | None
-) -> tuple[list[tuple[np.ndarray, int]], list[np.ndarray]]:
-    """For each row the classes that are to win, and the one that they are to win against; with a `TargetedMargin` also
-    the others.
-    """
-    order = logits.argsort(dim=1, descending=True, stable=True).tolist()
-    match problem.goal:
-        case Margin(labels):
-            every = [
-                ([t for t in ranked if t != label][:rivals], label)
-                for ranked, label in zip(order, labels.tolist(), strict=True)
-            ]
-            return [(np.array(aims), label) for aims, label in every], []
-        case MarginTo(labels, targets):
-            pairs = zip(labels.tolist(), targets.tolist(), strict=True)
-            return [(np.array([target]), label) for label, target in pairs], []
-        case TargetedMargin(targets):
-            first = [next(c for c in ranked if c != t) for ranked, t in zip(order, targets.tolist(), strict=True)]
-            aims = [(np.array([t]), against) for t, against in zip(targets.tolist(), first, strict=True)]
-            rest = [np.array([c for c in ranked if c not in (t, a)], dtype=int)
-                    for ranked, t, a in zip(order, targets.tolist(), first, strict=True)]  # fmt: skip
-            return aims, rest
-    raise UnsupportedProblem(
-        "Regions are searched for points of another class: the goal must be a Margin, MarginTo or TargetedMargin; use "
-        "ddn, fmn or fab for other goals."
-    )
+def _without(order: Tensor, classes: Tensor) -> Tensor:
+    """Each row of `order` (batch, classes) without its own class, (batch,)."""
+    return order[order != classes[:, None]].view(len(order), -1)
 
 
 def _flat(t: Tensor) -> np.ndarray:

@@ -27,7 +27,7 @@ from gatewise.network.rules import Fixed
 if TYPE_CHECKING:
     from gatewise.network.view import Gate, NetworkView, Trace
 
-_BLOCK = 2**24  # values in a gate at a time, where rows are repeated
+_BLOCK = 2**24  # pre-activations at a time, where rows are repeated
 _THINNEST = 1e-12  # share of a segment below which a region is rounding
 
 
@@ -247,23 +247,23 @@ class LinearRegion:
         """The gradients of some entries of `told(region, run)` (rows, m), (batch, k) int64: (batch, k, inputs)."""
         batch, k = chosen.shape
         found = self.point.new_empty(batch * k, self.point[0].numel())
-        most = max(h[0].numel() for h in (*self._shapes, self.point))
+        size = sum(h[0].numel() for h in (*self._shapes, self.point))
         if batch >= k:
             # Few entries of many rows: one run, and a backward pass for each entry through it.
-            for some in _blocks(batch, max(1, _BLOCK // most)):
+            for some in _blocks(batch, max(1, _BLOCK // size)):
                 leaf, values = self.rows(torch.arange(batch, device=chosen.device)[some])._told(told)
-                by_entry = found.view(batch, k, -1)[some]
+                by_entry = found.view(batch, k, self.point[0].numel())[some]
                 for entry in range(k):
                     asked = values.gather(1, chosen[some, entry : entry + 1]).sum()
                     by_entry[:, entry] = torch.autograd.grad(asked, leaf, retain_graph=True)[0].flatten(1)
-            return found.view(batch, k, -1)
+            return found.view(batch, k, self.point[0].numel())
         rows = torch.arange(batch, device=chosen.device).repeat_interleave(k)
-        for some in _blocks(len(rows), max(1, _BLOCK // most)):
+        for some in _blocks(len(rows), max(1, _BLOCK // size)):
             # Many entries of few rows: a copy of the row for each.
             leaf, values = self.rows(rows[some])._told(told)
             asked = values.gather(1, chosen.reshape(-1, 1)[some]).sum()
             found[some] = torch.autograd.grad(asked, leaf)[0].flatten(1)
-        return found.view(batch, k, -1)
+        return found.view(batch, k, self.point[0].numel())
 
     def _told(self, told: Callable[[LinearRegion, Trace], Tensor]) -> tuple[Tensor, Tensor]:
         leaf = self.point.detach().clone().requires_grad_()

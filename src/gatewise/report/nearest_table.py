@@ -15,7 +15,6 @@ _COLUMNS = {
     "ratio_max": ("worst", "{:.4f}"),
     "proved": ("proved", "{}"),
     "backwards_per_row": ("back", "{:.0f}"),
-    "forwards_per_row": ("forw", "{:.0f}"),
     "cpu_seconds_per_row": ("cpu s", "{:.2g}"),
 }
 
@@ -26,8 +25,8 @@ def nearest_table(summary: dict[str, Any]) -> Table:
     return method_table(
         summary,
         _COLUMNS,
-        f"success of the rows right at the start · their mean distance{reference} · backward and forward "
-        "passes a row · processor seconds a row",
+        f"success of the rows right at the start · their mean distance{reference} · backward passes a row · "
+        "processor seconds a row",
     )
 
 
