@@ -190,6 +190,7 @@ def plot(told: dict[str, dict], file: Path) -> None:
         panel.set_title(f"{titles[place]}: rows broken of {told[names[0]][place]['rows']}", fontsize=9)
         panel.set_xlabel("mean margin (less is better)")
         panel.set_yticks(range(len(names)), names, fontsize=8)
+        panel.locator_params(axis="x", nbins=5)
         panel.margins(x=0.12)
         panel.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=110)

@@ -13,8 +13,8 @@ Source: graduated optimisation (Blake & Zisserman 1987; Hazan, Levy & Shalev-Shw
 Deviations: (1) The network is smoothed gate by gate in closed form instead of by samples of the whole; correlations
 between gates are left out. (2) Each step draws one z ~ N(0, I) and takes `s_j = r |P_j z|`, one sample of the deviation
 by one forward pass, the same z for all gates (`gatewise.network.hyperplanes`). That beats the deviation itself,
-`r ||P_j||` as a running mean or exact (docs/gate-annealing.md): the draws keep the walk from settling in one valley.
-(3) Steps are steepest in the set's own norm.
+`r ||P_j||` as a running mean or exact, and so does a z for each gate (docs/gate-annealing.md): the draws keep the walk
+from settling in one valley. (3) Steps are steepest in the set's own norm.
 """
 
 from __future__ import annotations
