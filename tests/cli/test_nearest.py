@@ -17,6 +17,7 @@ from torch import nn
 from gatewise.applications.nearest_points import Config
 from gatewise.cli import main
 from gatewise.errors import InvalidInput
+from gatewise.nearest import DEFAULT_METHOD
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "mnist_exact_l2.csv"
 KEYS = {
@@ -27,9 +28,16 @@ KEYS = {
 AGAINST_REFERENCE = ("ratio_mean", "ratio_max", "ratio_min", "proved", "below_bound")
 
 
+@pytest.fixture(autouse=True)
+def _small_gallery(monkeypatch):
+    """Drawing takes longer than searching: one line of pictures will do."""
+    monkeypatch.setattr("gatewise.classifier_run._SHOWN", 1)
+
+
 def nearest(weights: str, *more: str) -> list[str]:
     base = ["nearest", "--model", "little_networks:network", "--weights", weights, "--data", "digits"]
-    return [*base, "--count", "30", "--budget", "40", "--device", "cpu", *more]
+    method = [] if "--method" in more else ["--method", "ddn"]
+    return [*base, "--count", "30", "--budget", "40", "--device", "cpu", *method, *more]
 
 
 def summary(folder) -> dict:
@@ -139,6 +147,16 @@ def test_bounds_of_its_own_and_none(workplace, trained_weights):
         assert load_file(f"{bounds}/points.safetensors")["ddn"].min() < 0
 
 
+def test_pixels_on_a_bound_that_single_precision_rounds_outward(workplace, trained_weights):
+    pixels = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32) / 10
+    pixels[:, :, 0] = 0.1
+    labels = trained(trained_weights)(torch.from_numpy(pixels).double()).argmax(1)
+    np.savez("dark.npz", images=pixels, labels=labels.numpy())
+    assert main(nearest(trained_weights, "--data", "dark.npz", "--bounds", "0,0.1", "--out", "found")) == 0
+    assert summary(workplace / "found")["methods"]["ddn"]["max_violation"] == 0
+    assert load_file("found/points.safetensors")["ddn"].max() <= 0.1
+
+
 def test_time_that_is_spent_leaves_rows_without_a_point(workplace, trained_weights):
     (workplace / "slow_network.py").write_text(
         "import time\nfrom torch import nn\n\nclass Slow(nn.Flatten):\n"
@@ -182,7 +200,19 @@ def test_exported_networks_in_single_precision_and_in_double(workplace, trained_
             module, (torch.rand(4, 1, 8, 8),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
         torch.export.save(exported, "net.pt2")
-    flags = ["nearest", "--model", f"net.{kind}", "--data", "digits", "--count", "20", "--budget", "30"]
+    flags = [
+        "nearest",
+        "--model",
+        f"net.{kind}",
+        "--data",
+        "digits",
+        "--count",
+        "20",
+        "--budget",
+        "30",
+        "--method",
+        "ddn",
+    ]
     assert main([*flags, "--device", "cpu", "--dtype", "float32", "--out", "single"]) == 0
     assert summary(workplace / "single")["methods"]["ddn"]["success"] == 1
     assert main([*flags, "--device", "cpu", "--out", "double"]) == 0
@@ -248,7 +278,7 @@ def written(folder: Path, optimum: dict[int, float], **changes: dict[int, str]) 
 def test_a_reference_says_which_rows_and_how_near(workplace, trained_weights):
     order = [17, 3, 11, 6, 8]
     plain = ["nearest", "--model", "little_networks:network", "--weights", trained_weights, "--data", "digits"]
-    plain += ["--budget", "40", "--device", "cpu"]
+    plain += ["--budget", "40", "--device", "cpu", "--method", "ddn"]
     reference = written(workplace, dict.fromkeys(order, 1.0))
     assert main([*plain, "--reference", reference, "--out", "first"]) == 0
     points = load_file("first/points.safetensors")
@@ -284,6 +314,12 @@ def test_a_reference_for_other_images_is_refused(workplace, trained_weights, cap
     (workplace / "proved.csv").write_text("net,index,true_label,optimal_l2\nlittle,3,7,0.05\n")
     assert main(nearest(trained_weights, "--reference", "proved.csv:little", "--out", "found")) == 2
     assert "class 7" in capsys.readouterr().err
+
+
+def test_the_method_that_is_taken_where_none_is_named(workplace, trained_weights):
+    asked = ["nearest", "--model", "little_networks:network", "--weights", trained_weights, "--data", "digits"]
+    assert main([*asked, "--count", "2", "--device", "cpu", "--out", "found"]) == 0
+    assert list(summary(workplace / "found")["methods"]) == [DEFAULT_METHOD]
 
 
 def test_a_config_from_python_is_checked_like_the_flags():

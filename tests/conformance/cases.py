@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from gatewise.combinators import MultiTargeted, Restarts, Strongest, WarmStart
+from gatewise.combinators import FaceWalk, LinearRegionSearch, MultiTargeted, Restarts, Strongest, WarmStart
 from gatewise.domains import Box, Intersection, L1Ball, L2Ball, LinfBall
 from gatewise.methods import (
     ActivationDescent,
@@ -61,6 +61,8 @@ class Row:
     """It takes sets that hold each entry between two numbers, and no others."""
     ends_itself: bool = False
     """It ends where it has nothing left to try, whatever the budget."""
+    dear_steps: bool = False
+    """Its steps cost many passes a row, so that a budget may be over before it is spent."""
     unlimited: int = 100
     """Backward passes a row that it takes at least where nothing limits it."""
     ends_at_cycles: bool = False
@@ -101,6 +103,14 @@ METHODS: dict[str, Row] = {
     "restarts-of-adr-gd": Row(Restarts(member=ActivationDescent(step_size=0.1), times=2)),
     "multi-targeted": Row(MultiTargeted(member=AutoProjectedGradient()), needs_targets=True),
     "strongest": Row(Strongest(run=8), unlimited=4 + 8 + 4 * (8 + 4)),  # its runs are short here
+    "rlr-qp": Row(
+        LinearRegionSearch(kept=3, points=3, exploring=1, phases=2),
+        needs_box=True,
+        needs_targets=True,
+        ends_itself=True,
+        dear_steps=True,
+    ),
+    "face-walk": Row(FaceWalk(steps=5), needs_box=True, needs_targets=True, ends_itself=True, dear_steps=True),
     "warm-start": Row(WarmStart(first=ProjectedGradient(), then=ActivationDescent(step_size=0.1))),
 }
 

@@ -51,7 +51,8 @@ def test_a_network_that_does_not_depend_on_its_input_is_reported_as_zero_gradien
 # Aiming at a class, following the goal, kicked gates and scaled logits do move where the cross-entropy itself is flat;
 # what takes no gradient is told of none.
 FOLLOW_THE_GOAL = ("fab", "deepfool", "ddn", "fmn", "alma", "carlini-wagner", "l-bfgs", "strongest")
-MOVING = ("warm-start", "multi-targeted", *FOLLOW_THE_GOAL)
+BY_REGIONS = ("rlr-qp", "face-walk")
+MOVING = ("warm-start", "multi-targeted", *FOLLOW_THE_GOAL, *BY_REGIONS)
 PLAIN = [name for name, row in METHODS.items() if "adr-gd" not in name and name not in MOVING and row.takes_gradients]
 
 

@@ -1,10 +1,12 @@
 """Every method and combinator, with steps for a set of a given size."""
 
 from gatewise import methods as m
-from gatewise.combinators import MultiTargeted, Restarts, Strongest, WarmStart
+from gatewise.combinators import FaceWalk, LinearRegionSearch, MultiTargeted, Restarts, Strongest, WarmStart
 
 # Methods for sets that hold each entry between two numbers, and no others.
-NEED_BOX = ("local-milp", "region-walk", "carlini-wagner", "l-bfgs")
+NEED_BOX = ("local-milp", "region-walk", "carlini-wagner", "l-bfgs", "rlr-qp", "face-walk")
+# Methods whose goal has to name classes.
+NEED_MARGIN = ("rlr-qp", "face-walk")
 
 
 def attackers(size: float) -> dict[str, m.Method]:
@@ -19,7 +21,8 @@ def attackers(size: float) -> dict[str, m.Method]:
         "gate-annealing": m.GateAnnealing(),
         "gate-reach": m.GateReachingDescent(),
         "region-walk": m.RegionWalk(faces=40, radius=1.0),
-        "local-milp": m.LocalMilp(gates=49, most_gates=49, radius=1.0),  # from a centre the whole set is its region
+        # From a centre the whole set is its region; the clock has no say in what it finds.
+        "local-milp": m.LocalMilp(gates=49, most_gates=49, radius=1.0, seconds=60),
         "fab": m.FastAdaptiveBoundary(),
         "deepfool": m.DeepFool(),
         "ddn": m.DecoupledDirectionNorm(step_size=size, radius=size),
@@ -29,6 +32,8 @@ def attackers(size: float) -> dict[str, m.Method]:
             step_size=1.0, weight=1e4, searches=1
         ),  # from the first step on the loss rules
         "l-bfgs": m.LimitedMemory(weight=1e4),
+        "rlr-qp": LinearRegionSearch(points=3, exploring=1, phases=1),
+        "face-walk": FaceWalk(steps=5),
         "square": Restarts(member=m.Square(step_size=1.0), times=3),  # a search that ends in local optima
         "adr-gd": m.ActivationDescent(step_size=size / 4, exact_norms=True),
         "adr-gd-reference": m.ActivationDescentReference(step_size=size, output_scale="none", exact_norms=True),

@@ -10,7 +10,7 @@ from gatewise.objectives import Linear, Margin
 from gatewise.problem import Problem
 from gatewise.solve import minimize, never
 
-from .attackers import NEED_BOX, attackers
+from .attackers import NEED_BOX, NEED_MARGIN, attackers
 
 N, ROWS, RADIUS = 8, 3, 0.3
 
@@ -91,7 +91,13 @@ BY_WHOLE_STEPS, ITS_SHARE = ("square",), 0.1
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [(name, method) for name in SETS for method in attackers(RADIUS) if name[:4] == "linf" or method not in NEED_BOX],
+    [
+        (name, method)
+        for name in SETS
+        for method in attackers(RADIUS)
+        # Searches for nearest points by regions stop at the boundary.
+        if method not in NEED_MARGIN and (name[:4] == "linf" or method not in NEED_BOX)
+    ],
 )
 def test_every_method_reaches_the_closed_form_and_none_beats_it(name, method):
     domain, gain, tolerance = SETS[name]

@@ -20,9 +20,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from gatewise.combinators.region_programs import Shortest
 from gatewise.combinators.region_search import RegionSearch, Search
 from gatewise.methods.base import Steps, require_positive
-from gatewise.methods.region_programs import Shortest
 
 _BEYOND = 1e-5  # how far beyond a face the next region is entered, in distances
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.combinators.region_programs import RegionPrograms, Shortest, to_boundary
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.methods.decoupled_direction_norm import DecoupledDirectionNorm
 from gatewise.methods.fast_minimum_norm import FastMinimumNorm
-from gatewise.methods.region_programs import RegionPrograms, Shortest, to_boundary
 from gatewise.objectives import Margin, MarginTo
 from gatewise.problem import Best, Iterate, Problem
 
@@ -27,7 +27,9 @@ class RegionSearch(Method):
     first: Method | None = None
     """What the search starts from; None: a hundred steps of ddn, or of fmn where the norm is not the 2-norm."""
     rivals: int | None = None
-    """How many classes are aimed at: the warm start's, then those with the largest logits there; None: all."""
+    """How many classes are aimed at: the warm start's, then those with the largest logits there; None: all, but the warm
+    start's alone where a region has too many faces to be written out.
+    """
     kept: int = 10
     """How many points are kept to go on from."""
     slack: float = 1.5
@@ -59,23 +61,25 @@ class Search:
         self.kept: list[list[Shortest]] = [[] for _ in start.points]
 
     def warm_start(self) -> Steps:
-        """Let another method find a point of any class, then one of each rival; bring them to the boundary, and solve
-        the regions there.
+        """Let another method find a point of any class, then one of each rival, for half of the budget; bring them to
+        the boundary, and solve the regions there.
         """
-        found = [self.origin]
-        yield from self._edge(self.problem, found)
+        found, goal, share = [self.origin], self.programs.boundary, 0.25 * (self.start.budget or 0)
+        yield from self._edge(self.problem, share, found)
         aims = self.programs.aim(found[-1], self.settings.rivals)
-        goal = self.problem.goal
         for targets in aims.unbind(1)[1:]:
             assert isinstance(goal, Margin)
-            yield from self._edge(replace(self.problem, goal=MarginTo(goal.labels, targets)), found)
+            aimed = replace(self.problem, goal=MarginTo(goal.labels, targets))
+            yield from self._edge(aimed, share / (aims.shape[1] - 1), found)
         rows = torch.arange(len(self.origin), device=self.origin.device).repeat(len(found))
         yield from self.solve(rows, torch.cat(found))
 
-    def _edge(self, aimed: Problem, found: list[Tensor]) -> Steps:
+    def _edge(self, aimed: Problem, budget: float, found: list[Tensor]) -> Steps:
+        """Add the point on the boundary that the warm start finds; a budget is only heeded where there is one."""
+        start = self.start if self.start.budget is None else replace(self.start, budget=max(1, int(budget)))
         usual = DecoupledDirectionNorm if self.programs.p == 2 else FastMinimumNorm
         nearest = Best.none_yet(self.start.points)
-        for iterate in (self.settings.first or usual(steps=100)).iterate(aimed, self.start):
+        for iterate in (self.settings.first or usual(steps=100)).iterate(aimed, start):
             value, _ = nearest.take(aimed, iterate)
             yield replace(iterate, value=value)
         found.append(to_boundary(aimed, self.origin, nearest))

@@ -24,7 +24,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from gatewise.geometry import per_row
@@ -121,6 +120,8 @@ def _best_ways(
     """For each row the way d of least `<slope, d>` with `normals d + slacks >= 0` and `low <= d <= high`, and what a
     unit of each slack is worth there, (batch, k), at least 0; zeros for rows that are not `walking`.
     """
+    from scipy.optimize import linprog
+
     ways, prices = torch.zeros_like(slope), torch.zeros_like(slacks)
     for r in walking.nonzero().flatten().tolist():
         c, A, b, least, most = (t[r].double().cpu().numpy() for t in (slope, normals, slacks, low, high))

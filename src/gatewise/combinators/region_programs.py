@@ -28,6 +28,7 @@ _LISTED = 128  # faces beyond the first gate's that are written out for every re
 _WRITTEN = 2**26  # bytes of the first gate's normals, written out once
 _AT_ONCE = 2**25  # numbers in the normals of several regions
 _HALVINGS = 40
+_FARTHEST = 1e4  # programs need a finite box
 _TOGETHER = 256  # searches side by side, where rows are gathered
 _GATHERED = 2000  # faces of a region, at most, that are gathered one by one
 _NUDGES = {torch.float64: (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
@@ -57,7 +58,7 @@ class RegionPrograms:
     """The programs of all rows of a problem.
 
     Args:
-        problem: its goal a `Margin`, `MarginTo` or `TargetedMargin`; its set a box.
+        problem: its goal, or objective where it has none, a `Margin`, `MarginTo` or `TargetedMargin`; its set a box.
         start: where the rows begin.
 
     Raises:
@@ -65,13 +66,13 @@ class RegionPrograms:
     """
 
     def __init__(self, problem: Problem, start: Start):
-        _require_margin(problem)
         self.problem, self.p = problem, norm_of(problem)
+        self.boundary = _margin_of(problem)
         self.origin = origin_of(problem, start)
         flat = _flat(self.origin)
         lower, upper = (_flat(edge.expand_as(self.origin)) for edge in problem.domain.bounds(self.origin))
-        self.lower, self.upper = np.minimum(lower - flat, 0), np.maximum(upper - flat, 0)
-        self.boundary = boundary_of(problem).objective
+        self.lower = np.clip(lower - flat, -_FARTHEST, 0)
+        self.upper = np.clip(upper - flat, 0, _FARTHEST)
         self.aims: list[tuple[int, np.ndarray]] = []
         self.others: list[np.ndarray] = []
         self.seen: list[set[bytes]] = [set() for _ in flat]
@@ -80,17 +81,19 @@ class RegionPrograms:
 
     def aim(self, points: Tensor, rivals: int | None) -> Tensor:
         """Choose the classes that are programs of their own: those with the largest logits at `points` (batch, …), as
-        many as `rivals` says, or all; where the goal names a class, that one. Returns them, (batch, k) int64.
+        many as `rivals` says; without a number all where a region's faces are written out, one where they are gathered,
+        as in the paper. Where the goal names a class it is that one. Returns them, (batch, k) int64.
         """
         with torch.no_grad():
             logits = self.problem.network(points)
-        goal, order = self.problem.goal, logits.argsort(dim=1, descending=True, stable=True)
+        if rivals is None and self._gathers(self.problem.network.region(points[:1])):
+            rivals = 1
+        goal, order = self.boundary, logits.argsort(dim=1, descending=True, stable=True)
         if isinstance(goal, Margin):
             labels, aims = goal.labels, _without(order, goal.labels)[:, :rivals]
         elif isinstance(goal, MarginTo):
             labels, aims = goal.labels, goal.rivals[:, None]
         else:
-            assert isinstance(goal, TargetedMargin)
             rest = _without(order, goal.targets)
             labels, aims = rest[:, 0], goal.targets[:, None]
             # The target has to beat every class: all but one of these half-spaces are faces like the region's.
@@ -121,7 +124,7 @@ class RegionPrograms:
             return 0
         faces, first = self._counts(unseen.region)
         each = unseen.region.offset[0].numel()
-        each += faces - first if faces - first <= _LISTED else min(faces, _GATHERED)
+        each += min(faces, _GATHERED) if self._gathers(unseen.region) else faces - first
         return len(unseen.row) * each + (first if self._first is None else 0)
 
     def solve(self, unseen: Unseen, cutoffs: np.ndarray, keep: float = 1.0) -> list[Shortest]:
@@ -132,7 +135,7 @@ class RegionPrograms:
         if not unseen.row:
             return found
         faces, first = self._counts(unseen.region)
-        listed = faces - first if faces - first <= _LISTED else 0
+        listed = 0 if self._gathers(unseen.region) else faces - first
         n = self.origin[0].numel()
         at_once = max(1, _AT_ONCE // (n * (listed + unseen.region.offset[0].numel())))
         for some in torch.arange(len(unseen.row)).split(at_once):
@@ -141,7 +144,7 @@ class RegionPrograms:
             origin = self.origin[rows]
             slacks, values = _flat(region.slacks(origin)), _flat(region.output(origin))
             matrix = _numbers(region.matrix())
-            if faces - first > _LISTED:
+            if self._gathers(region):
                 found += self._together(region, rows, slacks, matrix, values, cutoffs, keep)
                 continue
             deep = torch.arange(first, faces, device=origin.device).expand(len(rows), -1)
@@ -263,6 +266,11 @@ class RegionPrograms:
         first = region.pattern[0][0].numel()
         return region.faces, first if first * region.point[0].numel() * 8 <= _WRITTEN else 0
 
+    def _gathers(self, region: LinearRegion) -> bool:
+        """Whether its faces are too many to be written out."""
+        faces, first = self._counts(region)
+        return faces - first > _LISTED
+
     def _signs(self, region: LinearRegion, k: int) -> np.ndarray:
         """What outward is for the first gate's normals."""
         return np.where(region.pattern[0][k].flatten().cpu().numpy(), -1.0, 1.0)
@@ -374,12 +382,14 @@ def to_boundary(problem: Problem, origin: Tensor, best: Best) -> Tensor:
     return x
 
 
-def _require_margin(problem: Problem) -> None:
-    if not isinstance(problem.goal, Margin | MarginTo | TargetedMargin):
+def _margin_of(problem: Problem) -> Margin | MarginTo | TargetedMargin:
+    boundary = boundary_of(problem).objective
+    if not isinstance(boundary, Margin | MarginTo | TargetedMargin):
         raise UnsupportedProblem(
             "Regions are searched for points of another class: the goal must be a Margin, MarginTo or TargetedMargin; "
             "use ddn, fmn or fab for other goals."
         )
+    return boundary
 
 
 def _without(order: Tensor, classes: Tensor) -> Tensor:
