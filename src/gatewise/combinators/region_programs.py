@@ -10,27 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gatewise.combinators.gathered_faces import MOST, GatheredFaces, answered_together
 from gatewise.errors import UnsupportedProblem
 from gatewise.geometry import per_row
 from gatewise.methods.base import Start, boundary_of, norm_of, origin_of
 from gatewise.network.region import LinearRegion
 from gatewise.objectives import Margin, MarginTo, TargetedMargin
 from gatewise.problem import Best, Iterate, Problem
-from gatewise.region_projection import Asking, Excess, Faces, Outcome, Projection, Rows, nearest, searching
+from gatewise.region_projection import Faces, Outcome, Projection, nearest, searching
 
 _LISTED = 128  # faces beyond the first gate's that are written out for every region; more are gathered when wanted
 _WRITTEN = 2**26  # bytes of the first gate's normals, written out once
 _AT_ONCE = 2**25  # numbers in the normals of several regions
 _HALVINGS = 40
 _FARTHEST = 1e4  # programs need a finite box
-_TOGETHER = 256  # searches side by side, where rows are gathered
-_GATHERED = 2000  # faces of a region, at most, that are gathered one by one
 _NUDGES = {torch.float64: (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
 
 
@@ -124,7 +122,7 @@ class RegionPrograms:
             return 0
         faces, first = self._counts(unseen.region)
         each = unseen.region.offset[0].numel()
-        each += min(faces, _GATHERED) if self._gathers(unseen.region) else faces - first
+        each += min(faces, MOST) if self._gathers(unseen.region) else faces - first
         return len(unseen.row) * each + (first if self._first is None else 0)
 
     def solve(self, unseen: Unseen, cutoffs: np.ndarray, keep: float = 1.0) -> list[Shortest]:
@@ -134,8 +132,8 @@ class RegionPrograms:
         found: list[Shortest] = []
         if not unseen.row:
             return found
-        faces, first = self._counts(unseen.region)
-        listed = 0 if self._gathers(unseen.region) else faces - first
+        every, first = self._counts(unseen.region)
+        listed = 0 if self._gathers(unseen.region) else every - first
         n = self.origin[0].numel()
         at_once = max(1, _AT_ONCE // (n * (listed + unseen.region.offset[0].numel())))
         for some in torch.arange(len(unseen.row)).split(at_once):
@@ -145,16 +143,16 @@ class RegionPrograms:
             slacks, values = _flat(region.slacks(origin)), _flat(region.output(origin))
             matrix = _numbers(region.matrix())
             if self._gathers(region):
-                found += self._together(region, rows, slacks, matrix, values, cutoffs, keep)
+                found += self._side_by_side(region, rows, slacks, matrix, values, cutoffs, keep)
                 continue
-            deep = torch.arange(first, faces, device=origin.device).expand(len(rows), -1)
+            deep = torch.arange(first, every, device=origin.device).expand(len(rows), -1)
             normals = _numbers(region.normals(deep))
             for k, row in enumerate(rows):
-                held = self._listed(region, k, slacks[k], normals[k])
-                projections = nearest(
-                    *self._program(held, row, matrix[k], values[k]), float(cutoffs[row]), self.p, keep
+                faces, *program = self._program(
+                    self._listed(region, k, slacks[k], normals[k]), row, matrix[k], values[k]
                 )
-                found += self._told(row, projections, held, cutoffs, keep)
+                projections = nearest(faces, *program, float(cutoffs[row]), self.p, keep)
+                found += self._told(row, projections, faces, cutoffs, keep)
         return found
 
     def confirmed(self, found: list[Shortest]) -> Iterator[Iterate]:
@@ -180,6 +178,24 @@ class RegionPrograms:
                     return
             left = {row: ones[1:] for row, ones in left.items() if ones[1:]}
 
+    def _side_by_side(
+        self, region: LinearRegion, rows: list[int], slacks, matrix, values, cutoffs: np.ndarray, keep: float
+    ) -> list[Shortest]:
+        """The programs of regions whose faces are gathered. All start from the same cutoffs: which of them are solved
+        must not hang on which rows share the batch.
+        """
+        wanted, found = cutoffs.copy(), []
+
+        def searches():
+            for k, row in enumerate(rows):
+                faces = self._gathered(region, k, slacks[k])
+                program = self._program(faces, row, matrix[k], values[k])
+                yield faces, searching(*program, float(wanted[row]), self.p, keep)
+
+        for k, faces, projections in answered_together(region, self.origin[rows], searches()):
+            found += self._told(rows[k], projections, faces, cutoffs, keep)
+        return found
+
     def _program(self, faces, row: int, matrix: np.ndarray, values: np.ndarray):
         """What `nearest` and `searching` ask for first: faces, the classes' half-spaces, the box."""
         label, aims = self.aims[row]
@@ -199,65 +215,6 @@ class RegionPrograms:
                 if one.status is Outcome.SOLVED:
                     cutoffs[row] = min(cutoffs[row], keep * one.distance)
         return told
-
-    def _together(
-        self, region: LinearRegion, rows: list[int], slacks, matrix, values, cutoffs: np.ndarray, keep: float
-    ) -> list[Shortest]:
-        """The searches of many regions side by side: what they ask for is answered in one run for all."""
-        found: list[Shortest] = []
-        waiting = list(range(len(rows)))[::-1]
-        open_searches: dict[int, tuple[Asking[list[Projection]], GatheredFaces, Excess | Rows]] = {}
-
-        def go_on(k: int, search: Asking[list[Projection]], faces: GatheredFaces, answer: np.ndarray | None) -> None:
-            try:
-                open_searches[k] = search, faces, search.send(answer)  # type: ignore[arg-type]
-            except StopIteration as ended:
-                open_searches.pop(k, None)
-                found.extend(self._told(rows[k], ended.value, faces, cutoffs, keep))
-
-        while waiting or open_searches:
-            while waiting and len(open_searches) < _TOGETHER:
-                k = waiting.pop()
-                faces = self._gathered(region, k, slacks[k])
-                program = self._program(faces, rows[k], matrix[k], values[k])
-                go_on(k, searching(*program, float(cutoffs[rows[k]]), self.p, keep), faces, None)
-            self._gather(region, [(k, faces, asked) for k, (_, faces, asked) in open_searches.items()])
-            asking = [(k, asked.d) for k, (_, _, asked) in open_searches.items() if isinstance(asked, Excess)]
-            excesses = self._excesses(region, rows, asking)
-            for k, (search, faces, asked) in list(open_searches.items()):
-                if isinstance(asked, Excess):
-                    go_on(k, search, faces, faces.excess(asked.d, excesses[k]))
-                elif len(faces.known) > _GATHERED:
-                    del open_searches[k]
-                else:
-                    go_on(k, search, faces, faces.signed(asked.faces))
-        return found
-
-    def _excesses(
-        self, region: LinearRegion, rows: list[int], asking: list[tuple[int, np.ndarray]]
-    ) -> dict[int, np.ndarray]:
-        """How far each way goes beyond the faces of its region, unscaled."""
-        if not asking:
-            return {}
-        which = torch.tensor([k for k, _ in asking], device=region.point.device)
-        ways = torch.from_numpy(np.stack([d for _, d in asking])).to(region.point)
-        origin = self.origin[[rows[k] for k, _ in asking]]
-        beyond = -_flat(region.rows(which).slacks(origin + ways.view_as(origin)))
-        return {k: row for (k, _), row in zip(asking, beyond, strict=True)}
-
-    def _gather(self, region: LinearRegion, asking: list[tuple[int, GatheredFaces, Excess | Rows]]) -> None:
-        """The rows that are asked for and not known yet, of all regions in one run."""
-        new = [
-            (k, faces, i) for k, faces, asked in asking if isinstance(asked, Rows) for i in faces.unknown(asked.faces)
-        ]
-        if new:
-            device = region.point.device
-            which, index = (
-                torch.tensor(part, device=device) for part in ([k for k, _, _ in new], [i for _, _, i in new])
-            )
-            normals = _numbers(region.rows(which).normals(index[:, None], memory=math.inf))[:, 0]
-            for (_, faces, i), normal in zip(new, normals, strict=True):
-                faces.known[i] = -normal / faces.scale[i]
 
     def _counts(self, region: LinearRegion) -> tuple[int, int]:
         """How many faces there are, and how many of them are the first gate's and written out once."""
@@ -306,54 +263,6 @@ class RegionPrograms:
         return GatheredFaces(
             self._typical, slacks / self._typical, unit, self._signs(region, k) if len(unit) else norms
         )
-
-
-class GatheredFaces:
-    """The faces of a region that are too many to write out, of about unit length: products are held runs, and a row
-    comes by a backward pass when it is wanted.
-
-    Args:
-        scale: (m,), what each normal is divided by.
-        limits: (m,), the slacks at the origin, divided likewise.
-        written: (first, n) the normals of the first faces, divided likewise.
-        signs: (first,) which way is outward for them.
-    """
-
-    dear: ClassVar[bool] = True
-
-    def __init__(self, scale: np.ndarray, limits: np.ndarray, written: np.ndarray, signs: np.ndarray):
-        self.scale, self.limits, self.written, self.signs = scale, limits, written, signs
-        self.more = np.empty((0, written.shape[1]))
-        self.known: dict[int, np.ndarray] = {}
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-        return len(self.limits), self.written.shape[1]
-
-    def joined(self, rows: np.ndarray, limits: np.ndarray) -> GatheredFaces:
-        """Itself with more half-spaces at the end."""
-        self.more, self.limits = rows, np.append(self.limits, limits)
-        return self
-
-    def unknown(self, index: np.ndarray) -> list[int]:
-        """Those of `index` (k,) that are to be gathered."""
-        first, last = len(self.written), len(self.scale)
-        return [i for i in index.tolist() if first <= i < last and i not in self.known]
-
-    def signed(self, index: np.ndarray) -> np.ndarray:
-        """The rows `index` (k,), none of them unknown: (k, n)."""
-        return np.stack([self._row(i) for i in index.tolist()]) if len(index) else np.empty((0, self.shape[1]))
-
-    def excess(self, d: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-        """How far `d` (n,) lies beyond each face, where it goes `beyond` the region's, unscaled."""
-        last = len(self.scale)
-        return np.append(beyond / self.scale, self.more @ d - self.limits[last:])
-
-    def _row(self, i: int) -> np.ndarray:
-        if i < len(self.written):
-            return self.signs[i] * self.written[i]
-        return self.known[i] if i < len(self.scale) else self.more[i - len(self.scale)]
 
 
 def _typical_norms(one: LinearRegion) -> np.ndarray:

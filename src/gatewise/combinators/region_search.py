@@ -27,8 +27,8 @@ class RegionSearch(Method):
     first: Method | None = None
     """What the search starts from; None: a hundred steps of ddn, or of fmn where the norm is not the 2-norm."""
     rivals: int | None = None
-    """How many classes are aimed at: the warm start's, then those with the largest logits there; None: all, but the warm
-    start's alone where a region has too many faces to be written out.
+    """How many classes are aimed at: the warm start's, then those with the largest logits there; None: all, but the
+    warm start's alone where a region has too many faces to be written out.
     """
     kept: int = 10
     """How many points are kept to go on from."""
