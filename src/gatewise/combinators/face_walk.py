@@ -1,8 +1,9 @@
 """Face walking: the nearest adversarial point by programs on linear regions, each entered across a face of another.
 
-The nearest point of a region that another class wins lies on some of the region's faces: only across those can a nearer
-point lie. So the search goes, from the nearest solution that it has not left yet, across each of the faces that hold
-it, across the dearest together, and across all.
+Where the nearest point of a region that another class wins is held by faces, a nearer one may lie across them; where it
+is held by none, it is the nearest far and wide. So the search goes, from the nearest solution that it has not left yet,
+across each of the faces that hold it, across the dearest together, and across all. It ends in the valleys where the
+warm start began.
 
 Source: the programs are those of Croce & Hein, "A randomized gradient-free attack on ReLU networks" (GCPR 2018,
 arXiv:1811.11493), eq. 2-3; the order is best-first search. Jordan, Lewis & Dimakis, "Provable certificates for
