@@ -74,9 +74,10 @@ def methods(network: str, quick: bool) -> dict[str, str]:
     if quick:
         return {"face-walk": "face-walk:rivals=1,steps=1,faces=1", "ddn": "ddn:steps=50", "deepfool": "deepfool"}
     if network == "mnist-cnn":
-        return {"face-walk": "face-walk:rivals=9,steps=4,faces=4,slack=1.05", "ddn": "ddn:steps=1000"}
+        walk, toward_all = "face-walk:rivals=9,steps=4,faces=4,slack=1.05", "multi-targeted:member=(ddn:steps=100)"
+        return {"face-walk": walk, "ddn": "ddn:steps=1000", "ddn toward all": toward_all}
     if network == "resnet20":
-        return {"face-walk": "face-walk:rivals=1,steps=2,faces=2,slack=1.05", "ddn": "ddn:steps=1000"}
+        return {"face-walk": "face-walk:rivals=1,steps=1,faces=2,slack=1.05", "ddn": "ddn:steps=1000"}
     paper = {ONCE: "rlr-qp:first=deepfool,rivals=1"} if network == AGAIN else {}
     return {
         "face-walk": "face-walk",

@@ -146,10 +146,11 @@ def test_polygons_of_a_plane_fill_the_square():
     _, first = np.unique(patterns.numpy(), axis=0, return_index=True)
     area = 0.0
     for index in first:
-        corners = lens.region(points[index : index + 1]).polygon(-1, 1)
-        x, y = corners.T
-        ahead = np.roll(corners, -1, 0)
-        of_this = float((x * ahead[:, 1] - y * ahead[:, 0]).sum() / 2)
+        region = lens.region(points[index : index + 1])
+        corners = torch.from_numpy(region.polygon(-1, 1))
+        inner = lens.region(region.point.expand(len(corners), -1))
+        assert bool(inner.contains(corners, tolerance=1e-9).all())
+        of_this = region.area(-1, 1)
         assert of_this > 0  # counterclockwise
         area += of_this
     assert area <= 4 + 1e-9

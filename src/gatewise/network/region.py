@@ -191,6 +191,11 @@ class LinearRegion:
                 return np.empty((0, 2))
         return corners
 
+    def area(self, lower: float, upper: float, row: int = 0) -> float:
+        """Of that polygon."""
+        x, y = self.polygon(lower, upper, row).T
+        return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
     # How it is done.
 
     def _held(self, z: Tensor) -> Trace:
