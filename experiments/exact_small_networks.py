@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.classification import Norm
 from gatewise.combinators import FaceWalk
 from gatewise.methods.base import Method, Start, Steps
 from gatewise.problem import Iterate, Problem
@@ -196,18 +197,17 @@ def ask(
     if largest(hidden, known, gain[None], np.array([shift]), x, ball)[0] < 0:
         return Answer(True, None, 0)
     program = _Program()
-    one_norm = ball.p == 1
     # In units of the radius, so that every column is of size 1. l1: d = up - down.
     scale = ball.radius
-    if one_norm:
-        up = program.columns(0.0, np.maximum(ball.upper, 0) / scale, 0.0)
-        down = program.columns(0.0, np.maximum(-ball.lower, 0) / scale, 0.0)
+    if ball.p == 1:
+        up = program.columns(0.0, ball.upper / scale, 0.0)
+        down = program.columns(0.0, -ball.lower / scale, 0.0)
         program.row([up, down], [np.ones(len(up)), np.ones(len(up))], -math.inf, 1.0)
     else:
-        up = program.columns(ball.lower / scale, ball.upper / scale, 0.0)
-    # The layer below, as constant + sum of weights @ columns: first the image.
-    source = [up, down] if one_norm else [up]
-    of_source = [np.eye(len(x)) * scale, np.eye(len(x)) * -scale] if one_norm else [np.eye(len(x)) * scale]
+        up, down = program.columns(ball.lower / scale, ball.upper / scale, 0.0), None
+    # The layer below is base + sum of of_source @ columns: first the image.
+    eye = scale * np.eye(len(x))
+    source, of_source = ([up], [eye]) if down is None else ([up, down], [eye, -eye])
     base = x
     binaries = 0
     for depth, ((weight, bias), (low, high)) in enumerate(zip(hidden, known, strict=True)):
@@ -255,11 +255,11 @@ def ask(
     ):
         return Answer(False, None, binaries)
     columns = np.array(solver.getSolution().col_value)
-    d = scale * (columns[up] - columns[down] if one_norm else columns[up])
+    d = scale * (columns[up] if down is None else columns[up] - columns[down])
     return Answer(False, np.clip(d, ball.lower, ball.upper), binaries)
 
 
-def prove(module: nn.Module, image: Tensor, label: int, norm: str, distance: float, seconds: float = 120.0) -> Proof:
+def prove(module: nn.Module, image: Tensor, label: int, norm: Norm, distance: float, seconds: float = 120.0) -> Proof:
     """The distance from `image` (1, …), float64, to the nearest point in [0, 1]^n that is not of class `label`.
 
     Args:
@@ -305,7 +305,7 @@ def prove(module: nn.Module, image: Tensor, label: int, norm: str, distance: flo
     return Proof(distance, bound, not waiting, programs, most, spent)
 
 
-def reaches(module: nn.Module, image: Tensor, label: int, norm: str, distance: float, seconds: float = 60.0) -> bool:
+def reaches(module: nn.Module, image: Tensor, label: int, norm: Norm, distance: float, seconds: float = 60.0) -> bool:
     """Whether the programs see the point at `distance`: some class is found in a ball that is 1e-4 larger."""
     p = {"linf": math.inf, "l1": 1.0}[norm]
     layers, x = layers_of(module), image.double().flatten().numpy()
@@ -321,7 +321,7 @@ def reaches(module: nn.Module, image: Tensor, label: int, norm: str, distance: f
     return False
 
 
-def _polished(module: nn.Module, image: Tensor, label: int, norm: str, way: np.ndarray) -> float:
+def _polished(module: nn.Module, image: Tensor, label: int, norm: Norm, way: np.ndarray) -> float:
     """The distance of the nearest point that a walk from `image + way` finds."""
     point = image + torch.from_numpy(way).view_as(image)
     walk = FaceWalk(first=At(point=point.clamp(0, 1)))

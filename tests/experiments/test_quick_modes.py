@@ -27,6 +27,33 @@ def test_the_quick_mode_meets_its_expectations(script, tmp_path):
     assert json.loads(file.read_text())[script] == json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.usefixtures("data_folder")
+def test_distances_are_held_against_proved_ones_and_nothing_is_run_twice(tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick("nearest_exact", "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS nearest_exact" in ran.stderr
+    first = json.loads(file.read_text())["nearest_exact"]
+    assert first == json.loads(ran.stdout.splitlines()[-1])
+    assert all(cell["misclassified"] == cell["inside"] == cell["rows"] for cell in first["cells"].values())
+    again = _quick("nearest_exact", "--out", str(file))
+    assert json.loads(again.stdout.splitlines()[-1]) == first
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_nearest_points_of_larger_networks_are_found_and_nothing_is_run_twice(tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick("nearest_large", "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS nearest_large" in ran.stderr
+    first = json.loads(file.read_text())
+    assert first == json.loads(ran.stdout.splitlines()[-1])
+    assert first["again"]
+    assert all(len(cell["distances"]) == 2 for cell in first["cells"].values())
+    again = _quick("nearest_large", "--out", str(file))
+    assert json.loads(again.stdout.splitlines()[-1]) == first
+
+
 def test_part_of_an_experiment_is_put_beside_the_rest(tmp_path):
     file = tmp_path / "figures.json"
     file.write_text(json.dumps({"surrogate_slopes": {"C": {"gd": {"mean": 1.0}}}, "other": {}}))

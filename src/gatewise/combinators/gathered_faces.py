@@ -16,7 +16,8 @@ from gatewise.region_projection import Asking, Excess, Projection, Rows
 
 MOST = 2000
 """Faces of a region, at most, that are gathered; a search that asks for more is given up."""
-_TOGETHER = 256  # searches side by side: each holds its own rows
+_TOGETHER = 256  # searches side by side …
+_HELD = 2**30  # … and bytes, at most, of the rows that they hold: each its own, and again in its working set
 
 
 class GatheredFaces:
@@ -90,8 +91,9 @@ def answered_together(
     open_searches: dict[int, Search] = {}
     asked: dict[int, Excess | Rows] = {}
     answers: dict[int, np.ndarray | None] = {}
+    together = max(1, min(_TOGETHER, _HELD // (2 * 8 * MOST * origin[0].numel())))
     while True:
-        while len(open_searches) < _TOGETHER and (new := next(waiting, None)) is not None:
+        while len(open_searches) < together and (new := next(waiting, None)) is not None:
             k, open_searches[k] = new
             answers[k] = None
         if not open_searches:

@@ -6,8 +6,8 @@ Deviations: (1) The warm start is any method, aimed at one class after the other
 finds is brought to the boundary by binary search, and the regions of all these points are solved first. (2) Radii are
 `radius_factor` times the paper's, whose draws see about eleven regions in all. (3) `kept` begins with the different
 points that the warm start found, not with copies of the best. (4) The classes' programs of a region share its faces
-and end as soon as a bound says that they cannot be kept. (5) Norms 1 and infinity by linear programs. (6) All rows of a
-batch are searched together.
+and end as soon as a bound says that they cannot be kept. (5) The draws are in the problem's norm; 1 and infinity go by
+linear programs. (6) All rows of a batch are searched together.
 
 Legend: u = the best distance; kept = the paper's S, of n1 points; exploring, points, phases = n3, n2, n4.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from gatewise.combinators.region_search import RegionSearch, Search
-from gatewise.geometry import unit_rows
+from gatewise.geometry import row_norm
 from gatewise.methods.base import Steps, require_positive
 
 
@@ -64,6 +64,7 @@ class LinearRegionSearch(RegionSearch):
             along = search.start.streams.normal_row(row, middle.numel(), like).view_as(middle)
             radius = self.radius_factor * search.reach(row) / phase
             far = radius * search.start.streams.uniform_row(row, count, like)
-            points.append(like[row].flatten() + middle + far[:, None] * unit_rows(along))
+            length = row_norm(along, search.programs.p)
+            points.append(like[row].flatten() + middle + (far / length)[:, None] * along)
             rows += [row] * count
         yield from search.solve(torch.tensor(rows, device=like.device), torch.cat(points).view(-1, *like.shape[1:]))

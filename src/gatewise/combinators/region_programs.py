@@ -26,7 +26,7 @@ from gatewise.region_projection import Faces, Outcome, Projection, nearest, sear
 
 _LISTED = 128  # faces beyond the first gate's that are written out for every region; more are gathered when wanted
 _WRITTEN = 2**26  # bytes of the first gate's normals, written out once
-_AT_ONCE = 2**25  # numbers in the normals of several regions
+_AT_ONCE = 2**25  # numbers in the normals, or slacks, of several regions
 _HALVINGS = 40
 _FARTHEST = 1e4  # programs need a finite box
 _NUDGES = {torch.float64: (0.0, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5), torch.float32: (0.0, 1e-6, 1e-5, 1e-4)}
@@ -135,7 +135,7 @@ class RegionPrograms:
         every, first = self._counts(unseen.region)
         listed = 0 if self._gathers(unseen.region) else every - first
         n = self.origin[0].numel()
-        at_once = max(1, _AT_ONCE // (n * (listed + unseen.region.offset[0].numel())))
+        at_once = max(1, _AT_ONCE // max(every, n * (listed + unseen.region.offset[0].numel())))
         for some in torch.arange(len(unseen.row)).split(at_once):
             rows = [unseen.row[k] for k in some.tolist()]
             region = unseen.region.rows(some.to(self.origin.device))
@@ -148,11 +148,9 @@ class RegionPrograms:
             deep = torch.arange(first, every, device=origin.device).expand(len(rows), -1)
             normals = _numbers(region.normals(deep))
             for k, row in enumerate(rows):
-                faces, *program = self._program(
-                    self._listed(region, k, slacks[k], normals[k]), row, matrix[k], values[k]
-                )
-                projections = nearest(faces, *program, float(cutoffs[row]), self.p, keep)
-                found += self._told(row, projections, faces, cutoffs, keep)
+                program = self._program(self._listed(region, k, slacks[k], normals[k]), row, matrix[k], values[k])
+                projections = nearest(*program, float(cutoffs[row]), self.p, keep)
+                found += self._told(row, projections, program[0], cutoffs, keep)
         return found
 
     def confirmed(self, found: list[Shortest]) -> Iterator[Iterate]:
