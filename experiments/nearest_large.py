@@ -72,7 +72,7 @@ Cells = dict[str, Cell]
 # On one hidden layer programs for several classes. On five for one, as in the paper: the one that the warm start finds
 # the nearest, which tries all.
 WALKS = {
-    "1x1024": "face-walk:first=(alma:steps=300)",
+    "1x1024": FaceWalk(first=WarmStart(first=DecoupledDirectionNorm(steps=100), then=AugmentedLagrangian(steps=300))),
     "1x1024_at": "face-walk:first=(alma:steps=1000),rivals=3",
     "5x1024": FaceWalk(
         first=WarmStart(

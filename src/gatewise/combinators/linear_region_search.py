@@ -14,6 +14,7 @@ Legend: u = the best distance; kept = the paper's S, of n1 points; exploring, po
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,12 +60,13 @@ class LinearRegionSearch(RegionSearch):
         like, rows, points = search.origin, [], []
         for row, kept in enumerate(search.kept):
             ways = [one.way for one in kept[:centers]] or [np.zeros(like[row].numel())]
-            count = self.points * len(ways)
-            middle = torch.from_numpy(np.stack(ways)).to(like).repeat_interleave(self.points, 0)
-            along = search.start.streams.normal_row(row, middle.numel(), like).view_as(middle)
+            middle = like[row].flatten() + torch.from_numpy(np.stack(ways)).to(like)
+            size = (len(ways), self.points, like[row].numel())
+            drawn = search.start.streams.normal_row(row, math.prod(size), like).view(-1, size[2])
+            far = search.start.streams.uniform_row(row, len(drawn), like)
             radius = self.radius_factor * search.reach(row) / phase
-            far = radius * search.start.streams.uniform_row(row, count, like)
-            length = row_norm(along, search.programs.p)
-            points.append(like[row].flatten() + middle + (far / length)[:, None] * along)
-            rows += [row] * count
+            drawn *= (radius * far / row_norm(drawn, search.programs.p))[:, None]
+            drawn.view(size).add_(middle[:, None])
+            points.append(drawn)
+            rows += [row] * len(drawn)
         yield from search.solve(torch.tensor(rows, device=like.device), torch.cat(points).view(-1, *like.shape[1:]))

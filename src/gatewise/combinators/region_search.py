@@ -89,8 +89,9 @@ class Search:
         """Solve the regions of `points` (k, …) that are new to their `rows` (k,): a solution is kept where it is near
         enough, told where it is the nearest.
         """
-        low, high = (edge.expand_as(self.origin)[rows] for edge in self.problem.domain.bounds(self.origin))
-        unseen = self.programs.unseen(rows, torch.minimum(torch.maximum(points, low), high))
+        edges = self.problem.domain.bounds(self.origin)
+        low, high = (edge[rows] if edge.shape == self.origin.shape else edge for edge in edges)
+        unseen = self.programs.unseen(rows, points.clamp(low, high))
         yield Iterate(self.best.x, ahead=self.programs.price(unseen))
         wanted = np.array([self._wanted(row) for row in range(len(self.origin))])
         found = self.programs.solve(unseen, wanted, keep=self.settings.slack)
