@@ -73,7 +73,7 @@ Cells = dict[str, Cell]
 # the nearest, which tries all.
 WALKS = {
     "1x1024": FaceWalk(first=WarmStart(first=DecoupledDirectionNorm(steps=100), then=AugmentedLagrangian(steps=300))),
-    "1x1024_at": "face-walk:first=(alma:steps=1000),rivals=3",
+    "1x1024_at": "face-walk:first=(alma:steps=1000),rivals=2",
     "5x1024": FaceWalk(
         first=WarmStart(
             first=MultiTargeted(member=DecoupledDirectionNorm(steps=60)), then=AugmentedLagrangian(steps=400)
@@ -105,7 +105,7 @@ def methods(network: str, quick: bool) -> dict[str, str | Method]:
         "deepfool": "deepfool",
         "foolbox DDN": "DDNAttack:1000",
         "foolbox FMN": "L2FMNAttack:1000",
-        "carlini-wagner": "carlini-wagner:steps=1800" if network == "5x1024" else "carlini-wagner:preset=short",
+        "carlini-wagner": "carlini-wagner:preset=short",
         **once,
     }
 
@@ -255,7 +255,7 @@ def figures_of(cells: Cells, network: str) -> dict[str, dict[str, float]]:
             "failed": count - int(found.sum()),
             "mean": distances[found].mean().item(),
             "over_best": (distances / least)[found].mean().item(),
-            "best": (distances <= (1 + TIED) * least).double().mean().item(),
+            "best": (found & (distances <= (1 + TIED) * least)).double().mean().item(),
             "cpu_seconds": cell["cpu_seconds"] / count,
             "memory": cell["memory"],
         }
@@ -373,12 +373,10 @@ def main() -> int:
             if (given.methods and label not in given.methods.split(";")) or (of_foolbox(method) and not peers):
                 continue
             count = min(most, NETWORKS[network][2])
-            cell = cells.get(f"{network}|{label}") or {
-                "method": str(method),
-                "distances": [],
-                "cpu_seconds": 0.0,
-                "memory": 0,
-            }
+            fresh = {"method": str(method), "distances": [], "cpu_seconds": 0.0, "memory": 0}
+            cell = cells.get(f"{network}|{label}", fresh)
+            if cell["method"] != str(method):  # of other settings
+                cell = fresh
             while (done := len(cell["distances"])) < count:
                 if late():
                     left += 1
@@ -386,11 +384,8 @@ def main() -> int:
                 rows = list(range(done, min(done + given.block, count)))
                 cell = added(cell, run(network, method, rows, network in OWN_PROCESS))
                 cells[f"{network}|{label}"] = cell
-                print(
-                    f"{network}|{label}: {len(cell['distances'])} images, {cell['cpu_seconds']} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                said = f"{network}|{label}: {len(cell['distances'])} images, {cell['cpu_seconds']} s"
+                print(said, file=sys.stderr, flush=True)
                 write(given.out, told)
     if AGAIN in networks and not given.methods and f"{AGAIN}|{rival_in(cells)}" in cells:
         for row in worst(cells)[: 1 if given.quick else MOST_AGAIN]:
