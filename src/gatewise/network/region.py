@@ -248,6 +248,7 @@ class LinearRegion:
     def _each(self, count: int) -> Tensor:
         return torch.arange(count, device=self.point.device).expand(len(self.point), -1)
 
+    @torch.enable_grad()
     def _derivatives(self, told: Callable[[LinearRegion, Trace], Tensor], chosen: Tensor) -> Tensor:
         """The gradients of some entries of `told(region, run)` (rows, m), (batch, k) int64: (batch, k, inputs)."""
         batch, k = chosen.shape
@@ -272,8 +273,7 @@ class LinearRegion:
 
     def _told(self, told: Callable[[LinearRegion, Trace], Tensor]) -> tuple[Tensor, Tensor]:
         leaf = self.point.detach().clone().requires_grad_()
-        with torch.enable_grad():
-            return leaf, told(self, self._held(leaf))
+        return leaf, told(self, self._held(leaf))
 
 
 def _blocks(count: int, at_once: int) -> Iterator[slice]:
