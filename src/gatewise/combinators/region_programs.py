@@ -121,7 +121,7 @@ class RegionPrograms:
         if not unseen.row:
             return 0
         faces, first = self._counts(unseen.region)
-        each = unseen.region.offset[0].numel()
+        each = unseen.region.outputs
         each += min(faces, MOST) if self._gathers(unseen.region) else faces - first
         return len(unseen.row) * each + (first if self._first is None else 0)
 
@@ -135,7 +135,7 @@ class RegionPrograms:
         every, first = self._counts(unseen.region)
         listed = 0 if self._gathers(unseen.region) else every - first
         n = self.origin[0].numel()
-        at_once = max(1, _AT_ONCE // max(every, n * (listed + unseen.region.offset[0].numel())))
+        at_once = max(1, _AT_ONCE // max(every, n * (listed + unseen.region.outputs)))
         for some in torch.arange(len(unseen.row)).split(at_once):
             rows = [unseen.row[k] for k in some.tolist()]
             region = unseen.region.rows(some.to(self.origin.device))

@@ -47,7 +47,7 @@ class LinearRegion:
 
     def __post_init__(self):
         for i, gate in enumerate(self.gates):
-            if gate.pool is not None and gate.pool.windows(self._like(i)) is None:
+            if gate.pool is not None and gate.pool.windows(self._sample.preactivations[i]) is None:
                 raise UnsupportedNetwork(
                     f"Gate {i + 1} of {len(self.gates)} is a max-pool whose windows PyTorch does not list (adaptive, "
                     "3-d or rounded up), so its faces are not known; use max_pool1d or max_pool2d with ceil_mode=False."
@@ -59,6 +59,11 @@ class LinearRegion:
         """`V z + a`, (batch, …): the network's output inside the region, for any `z` (batch, …)."""
         with torch.no_grad():
             return self._held(z).output
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers an output has."""
+        return self._sample.output.flatten(1).shape[1]
 
     @cached_property
     def offset(self) -> Tensor:
@@ -76,15 +81,15 @@ class LinearRegion:
 
     def matrix(self) -> Tensor:
         """`V`, (batch, outputs, inputs), from one backward pass an output."""
-        count = self.offset[0].numel()
-        return self._derivatives(lambda _, run: run.output.flatten(1), self._each(count))
+        return self._derivatives(lambda _, run: run.output.flatten(1), self._each(self.outputs))
 
     # The polytope.
 
     @cached_property
     def faces(self) -> int:
         """How many faces are listed, some of which no input reaches and some of which another face hides."""
-        return self.slacks(self.point).shape[1]
+        heights = zip(self.gates, self._sample.preactivations, strict=True)
+        return sum((h if g.pool is None else self._windows(g.pool, h)[0]).flatten(1).shape[1] for g, h in heights)
 
     def slacks(self, z: Tensor) -> Tensor:
         """`N z + c`, (batch, faces), for `z` (batch, …): at least 0 everywhere exactly inside the region."""
@@ -150,8 +155,11 @@ class LinearRegion:
         pattern = []
         first = 0
         for i, (gate, held) in enumerate(zip(self.gates, self.pattern, strict=True)):
-            like = self._like(i)
-            entries = self._windows(gate.pool, like)[0] if gate.pool is not None else held
+            entries = held
+            if gate.pool is not None:
+                entries = self._windows(gate.pool, self._sample.preactivations[i])[0].expand(
+                    len(held), *[-1] * held.ndim
+                )
             size = entries[0].numel()
             here = ((faces >= first) & (faces < first + size)).nonzero().flatten()
             local = faces[here] - first
@@ -201,14 +209,11 @@ class LinearRegion:
     def _held(self, z: Tensor) -> Trace:
         return self.view.trace(z, Fixed(self.pattern))
 
-    def _like(self, i: int) -> Tensor:
-        """A tensor shaped as what gate i is given."""
-        return self._shapes[i]
-
     @cached_property
-    def _shapes(self) -> tuple[Tensor, ...]:
+    def _sample(self) -> Trace:
+        """A run of one row, for what is the same in all: shapes."""
         with torch.no_grad():
-            return tuple(torch.zeros_like(h) for h in self._held(self.point).preactivations)
+            return self.view.trace(self.point[:1], Fixed([held[:1] for held in self.pattern]))
 
     @cached_property
     def _graph(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -253,7 +258,7 @@ class LinearRegion:
         """The gradients of some entries of `told(region, run)` (rows, m), (batch, k) int64: (batch, k, inputs)."""
         batch, k = chosen.shape
         found = self.point.new_empty(batch * k, self.point[0].numel())
-        size = sum(h[0].numel() for h in (*self._shapes, self.point))
+        size = sum(h.flatten(1).shape[1] for h in (*self._sample.preactivations, self.point))
         if batch >= k:
             # Few entries of many rows: one run, and a backward pass for each entry through it.
             for some in _blocks(batch, max(1, _BLOCK // size)):
