@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from gatewise import region_projection
 from gatewise.errors import InvalidInput
 from gatewise.readers import read_images, read_weights
 from gatewise.region_projection import Faces, Outcome, nearest
+from gatewise.region_projection.region import Region
 
 SEEDS = st.integers(0, 2**31 - 1)
 NORMS = [1, 2, math.inf]
@@ -208,7 +208,7 @@ def test_signs_are_the_rows_with_their_signs():
 @each_norm
 def test_an_uncertified_point_says_so_and_its_bound_holds(p, monkeypatch):
     problem = random_problem(1, faces=300)
-    monkeypatch.setattr(region_projection, "_ROUNDS", 1)
+    monkeypatch.setattr(Region, "rounds", 1)
     found = nearest(*problem, p=p, keep=math.inf)
     assert Outcome.STALLED in {projection.status for projection in found}
     for projection, distance in zip(found, all_targets(problem, p), strict=True):
