@@ -32,7 +32,7 @@ class RegionSearch(Method):
     """
     kept: int = 10
     """How many points are kept to go on from."""
-    slack: float = 1.5
+    slack: float = 1.2
     """Points up to so many best distances away are kept."""
 
     def __post_init__(self):
