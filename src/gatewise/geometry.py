@@ -14,6 +14,13 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def rows_of(data: Tensor, rows: Tensor, ndim: int) -> Tensor:
+    """The rows `rows` (k,) int64 of data that has a batch axis, that is `ndim` axes and more than one row; data
+    that all rows share comes back as it is.
+    """
+    return data[rows.to(data.device)] if data.ndim == ndim and len(data) > 1 else data
+
+
 def row_norm(x: Tensor, p: float = 2) -> Tensor:
     """The p-norm of each row of `x` (batch, …): shape (batch,); p may be `inf`."""
     return torch.linalg.vector_norm(x.flatten(1), ord=p, dim=1)

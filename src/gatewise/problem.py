@@ -12,7 +12,7 @@ from gatewise.domains.base import Domain
 from gatewise.errors import InvalidInput
 from gatewise.geometry import per_row
 from gatewise.network.view import NetworkView
-from gatewise.objectives.base import ObjectiveFunction
+from gatewise.objectives.base import ObjectiveFunction, part_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,15 @@ class Problem:
             output = self.network(leaf)
             value = self.measure(leaf, output)
         return Evaluation(leaf.detach(), value.detach(), output.detach(), gradient=lambda: input_gradient(value, leaf))
+
+    def of_rows(self, rows: Tensor, x: Tensor, y: Tensor) -> Problem:
+        """The problem for the rows `rows` (k,) int64 of inputs shaped as `x` (batch, …) with outputs as `y`.
+
+        Raises:
+            UnsupportedProblem: the set, the objective or the goal cannot be taken apart by rows.
+        """
+        goal = None if self.goal is None else part_of(self.goal, rows, x, y)
+        return Problem(self.network, self.domain.of_rows(rows, x), part_of(self.objective, rows, x, y), goal)
 
     def measure(self, x: Tensor, output: Tensor) -> Tensor:
         """The objective's values, checked to be one number a row."""

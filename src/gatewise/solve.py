@@ -97,6 +97,7 @@ def minimize(
     )
     streams = RowStreams(seed, range(len(points)) if rows is None else rows)
     deadline = math.inf if seconds is None else began + seconds
+    begin = Start(points, budget, streams, deadline, closed=lambda: standing.done)
     forwards, backwards = network.meter.forwards, network.meter.backwards
     dearest, announced, spent = method.backwards_per_step * len(points), 0, 0  # backward passes, all rows together
     moved: Tensor | None = None
@@ -105,7 +106,7 @@ def minimize(
     ending = Status.FINISHED
     with (
         network.borrowed(),
-        contextlib.closing(method.iterate(problem, Start(points, budget, streams, deadline))) as walk,
+        contextlib.closing(method.iterate(problem, begin)) as walk,
         _bar(progress) as bar,
     ):
         task = bar.add_task(method.name, total=budget)

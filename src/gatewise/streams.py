@@ -28,6 +28,12 @@ class RowStreams:
     def __len__(self) -> int:
         return len(self._generators)
 
+    def of_rows(self, rows: Tensor) -> RowStreams:
+        """The streams of the rows `rows` (k,) int64, which move as these do."""
+        taken = RowStreams(0, [])
+        taken._generators = [self._generators[row] for row in rows.tolist()]
+        return taken
+
     def normal(self, like: Tensor, only: Tensor | None = None) -> Tensor:
         """Standard normal draws shaped as `like` (batch, …), in its dtype and on its device; where `only` (batch,)
         bool is False a row gets zeros and its stream does not move.

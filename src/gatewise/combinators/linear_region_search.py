@@ -4,10 +4,11 @@ Source: Croce & Hein, "A randomized gradient-free attack on ReLU networks" (GCPR
 
 Deviations: (1) The warm start is any method, aimed at one class after the other where the goal is a `Margin`; what it
 finds is brought to the boundary by binary search, and the regions of all these points are solved first. (2) Radii are
-`radius_factor` times the paper's, whose draws see about eleven regions in all. (3) `kept` begins with the different
-points that the warm start found, not with copies of the best. (4) The classes' programs of a region share its faces
-and end as soon as a bound says that they cannot be kept. (5) The draws are in the problem's norm; 1 and infinity go by
-linear programs. (6) All rows of a batch are searched together.
+`radius_factor` times the paper's, whose draws see about eleven regions in all; there are four phases, not three, and
+points are kept up to 1.2 best distances away, not 1.5. (3) `kept` begins with the different points that the warm start
+found, not with copies of the best. (4) The classes' programs of a region share its faces and end as soon as a bound
+says that they cannot be kept. (5) The draws are in the problem's norm; 1 and infinity go by linear programs. (6) All
+rows of a batch are searched together.
 
 Legend: u = the best distance; kept = the paper's S, of n1 points; exploring, points, phases = n3, n2, n4.
 """

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gatewise.combinators.open_rows import OpenRows
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.objectives.distance import Distance
 from gatewise.objectives.margin import Margin, MarginTo
@@ -51,11 +52,12 @@ class MultiTargeted(Method):
                 classified = problem.goal
             order = rivals(classified, problem.network(start.points))[:, : self.classes]
         share = None if start.budget is None else max(1, start.budget // order.shape[1])
+        standing = OpenRows()
         for targets in order.unbind(1):
             aimed = _aimed(problem, targets)
-            for iterate in self.member.iterate(aimed, dataclasses.replace(start, budget=share)):
-                value = None if iterate.output is None else problem.measure(iterate.x, iterate.output)
-                yield dataclasses.replace(iterate, value=value)
+            for iterate in standing.run(self.member, aimed, dataclasses.replace(start, budget=share)):
+                assert iterate.output is not None
+                yield dataclasses.replace(iterate, value=problem.measure(iterate.x, iterate.output))
 
 
 def _aimed(problem: Problem, targets: Tensor) -> Problem:

@@ -1,4 +1,4 @@
-"""Several runs of one method, each from a fresh point of the set."""
+"""Several runs of one method, each from a fresh point of the set, on the rows that still stand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gatewise.combinators.open_rows import OpenRows
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.problem import Problem
 
@@ -38,6 +39,7 @@ class Restarts(Method):
         """One run after another."""
         times = self.times if self.times is not None or start.budget is None else 1
         share = None if start.budget is None or times is None else max(1, start.budget // times)
+        standing = OpenRows()
         for run in range(times) if times is not None else itertools.count():
             points = start.points if run == 0 else problem.domain.sample(start.streams, start.points)
-            yield from self.member.iterate(problem, replace(start, points=points, budget=share))
+            yield from standing.run(self.member, problem, replace(start, points=points, budget=share))

@@ -7,7 +7,8 @@ for a share of the time, otherwise one for each row, where the budget pays for t
 the objective only where there is none. It goes on until the driver ends it: by budget, by time, or since every row is
 done; with neither budget nor clock it makes one spell of each.
 
-Rows share budget and clock. Exact steps take what each row needs of them, so that from the first one on it depends on
+Every member runs on the rows that still stand alone, and none of these has more passes than the budget says. Rows share
+the clock. Exact steps take what each row needs of them, so that from the first one on it depends on
 the rows beside a row how long it is searched.
 """
 
@@ -23,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gatewise.combinators.open_rows import OpenRows
 from gatewise.errors import UnsupportedProblem
 from gatewise.geometry import per_row
 from gatewise.methods.auto_projected_gradient import AutoProjectedGradient
@@ -57,7 +59,7 @@ class Strongest(Method):
 
     def iterate(self, problem: Problem, start: Start) -> Steps:
         """Round after round."""
-        best = _Best(problem, start.points)
+        best = _Best(problem, start)
         anneal, narrow = GateAnnealing(), GateAnnealing(width=0.2, step_size=0.3)
         run = self.run if start.budget is None else min(self.run, max(1, start.budget // 2))
         short, long = replace(start, budget=max(1, run // 2)), replace(start, budget=run)
@@ -67,6 +69,8 @@ class Strongest(Method):
         open_ended = start.budget is not None or timed
         spell, rested_at = 0.0, time.perf_counter()
         for turn in itertools.count() if open_ended else range(self.rounds):
+            if best.left() <= 0:
+                return
             rank = turn if turn < best.rivals else turn % min(self.rivals, best.rivals)
             points = problem.domain.sample(start.streams, start.points)
             yield from best.of(anneal, best.toward(rank), replace(long, points=points))
@@ -83,7 +87,7 @@ class Strongest(Method):
         exact = LocalMilp(workers=self.workers, steps=1)
         if start.deadline < math.inf:
             exact = replace(exact, nearest=4 * self.workers, steps=None)
-        left = None if start.budget is None else int(start.budget - best.spent())
+        left = None if start.budget is None else int(best.left())
         if left is not None and left <= exact.most_gates:
             return
         ends = time.perf_counter() + self.spell * start.seconds_left()
@@ -97,16 +101,16 @@ class Strongest(Method):
 class _Best:
     """Each row's best point so far, and how near each rival class has come."""
 
-    def __init__(self, problem: Problem, points: Tensor):
-        self.problem, self.x = problem, points
+    def __init__(self, problem: Problem, start: Start):
+        self.problem, self.x, self.budget = problem, start.points, start.budget
         self.objective: ObjectiveFunction = problem.objective if problem.goal is None else problem.goal
-        self.value = torch.full_like(points.flatten(1)[:, 0], torch.inf)
+        self.value = torch.full_like(self.x.flatten(1)[:, 0], torch.inf)
         self.nearest: Tensor | None = None
-        self._before = problem.network.meter.backwards
+        self.standing = OpenRows()
 
-    def spent(self) -> float:
-        """Backward passes a row so far."""
-        return (self.problem.network.meter.backwards - self._before) / len(self.x)
+    def left(self) -> float:
+        """Backward passes that each row which stands may still have."""
+        return math.inf if self.budget is None else self.budget - self.standing.spent
 
     @property
     def rivals(self) -> int:
@@ -131,12 +135,14 @@ class _Best:
 
     def of(self, method: Method, problem: Problem, start: Start, by: str = "") -> Iterator[Iterate]:
         """What the method visits, told in the given problem's own terms, while the best points are kept."""
-        for iterate in method.iterate(problem, start):
+        for iterate in self.standing.run(method, problem, start):
+            assert iterate.output is not None
             with torch.no_grad():
-                output = self.problem.network(iterate.x) if iterate.output is None else iterate.output
-                self._keep(iterate.x, output)
-                value = self.problem.measure(iterate.x, output)
-            yield Iterate(iterate.x, value, output, by=by or method.name, ahead=iterate.ahead)
+                self._keep(iterate.x, iterate.output)
+                value = self.problem.measure(iterate.x, iterate.output)
+            yield replace(iterate, value=value, by=by or method.name)
+            if self.left() < method.backwards_per_step:
+                return
 
     def _keep(self, x: Tensor, output: Tensor) -> None:
         value = self.objective(x, output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from gatewise.domains._points import as_center, as_radius, check_center
 from gatewise.domains._rounding import farthest, inside_radius, toward
 from gatewise.domains.base import Domain
 from gatewise.domains.intervals import Intervals
-from gatewise.geometry import per_row, row_norm, unit_rows
+from gatewise.geometry import per_row, row_norm, rows_of, unit_rows
 from gatewise.streams import RowStreams
 
 
@@ -58,6 +58,10 @@ class Ball(Domain):
         """The radius, (batch,)."""
         check_center(like, self.center, self._radius)
         return self._radius.to(like.dtype).expand(like.shape[0])
+
+    def of_rows(self, rows: Tensor, like: Tensor) -> Self:
+        """The balls of these rows."""
+        return type(self)(rows_of(self.center, rows, like.ndim), rows_of(self._radius, rows, 1))
 
     def _inside(self, direction: Tensor, like: Tensor) -> Tensor:
         """The point `center + radius * direction` in `like`'s dtype, for a direction of norm at most 1 (float64)."""

@@ -53,6 +53,14 @@ class Domain(abc.ABC):
     def size(self, like: Tensor) -> Tensor:
         """Half the set's width in its own norm (a ball's radius), (batch,), in `like`'s dtype: the unit of steps."""
 
+    def of_rows(self, rows: Tensor, like: Tensor) -> Domain:
+        """The set for the rows `rows` (k,) int64 of points shaped as `like` (batch, …).
+
+        Raises:
+            UnsupportedProblem: the set does not say which of its data belong to a row.
+        """
+        raise UnsupportedProblem(f"{type(self).__name__} cannot be taken apart by rows; give it a method `of_rows`.")
+
     def halfspaces(self, like: Tensor) -> HalfSpaces:
         """The set as `A x <= b` for points shaped as `like`.
 

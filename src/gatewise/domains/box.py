@@ -11,7 +11,7 @@ from gatewise.domains._points import as_data, check_points, check_together
 from gatewise.domains._rounding import at_least, at_most
 from gatewise.domains.intervals import Intervals
 from gatewise.errors import InvalidInput, UnsupportedProblem
-from gatewise.geometry import per_row
+from gatewise.geometry import per_row, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,10 @@ class Box(Intervals):
                 "with a ball."
             )
         return largest.to(like.dtype)
+
+    def of_rows(self, rows: Tensor, like: Tensor) -> Box:
+        """The bounds of these rows."""
+        return Box(*(rows_of(edge, rows, like.ndim) for edge in (self._lower, self._upper)))
 
     def _half_width(self, like: Tensor) -> Tensor:
         return ((self._upper - self._lower) / 2).to(like.device)

@@ -87,6 +87,10 @@ class Intersection(Domain):
         """The size in the norm of the table above, (batch,)."""
         return self._whole.size(like)
 
+    def of_rows(self, rows: Tensor, like: Tensor) -> Intersection:
+        """The intersection of both sets' parts."""
+        return Intersection(self.first.of_rows(rows, like), self.second.of_rows(rows, like))
+
     def halfspaces(self, like: Tensor) -> HalfSpaces:
         """The rows of both sets; two boxes give the rows of their common one.
 

@@ -12,7 +12,7 @@ from gatewise.domains import _programs
 from gatewise.domains._points import as_data, check_points
 from gatewise.domains.base import Domain
 from gatewise.errors import InvalidInput, UnsupportedProblem
-from gatewise.geometry import HalfSpaces, row_norm, unit_rows
+from gatewise.geometry import HalfSpaces, row_norm, rows_of, unit_rows
 from gatewise.streams import RowStreams
 
 # A set whose largest ball is below this share of its faces' distances from the origin is taken for flat.
@@ -158,6 +158,11 @@ class Polyhedron(Domain):
             lambda multipliers: (multipliers @ matrix).reshape(-1, *like.shape[1:]),
             self._offset.to(like),
         )
+
+    def of_rows(self, rows: Tensor, like: Tensor) -> Polyhedron:
+        """The polyhedra of these rows."""
+        center = rows_of(self._center, rows, 2) if self.sized else None
+        return Polyhedron(self._matrix, rows_of(self._offset, rows, 2), interior=center)
 
     def with_faces(self, matrix: Tensor, offset: Tensor) -> Polyhedron:
         """The polyhedron with rows `matrix` (k, n) and `offset` (k,) or (batch, k) added."""

@@ -40,6 +40,10 @@ class Simplex(Domain):
             raise InvalidInput("total must be one number between 1e-30 and 1e30.")
         object.__setattr__(self, "total", float(self.total))
 
+    def of_rows(self, rows: Tensor, like: Tensor) -> Simplex:
+        """Itself: all rows have the same."""
+        return self
+
     def unit(self, dtype: torch.dtype) -> float:
         """What points of `dtype` are multiples of.
 

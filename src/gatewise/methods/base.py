@@ -32,6 +32,8 @@ class Start:
     budget: int | None
     streams: RowStreams
     deadline: float = math.inf
+    closed: Callable[[], Tensor] | None = None
+    """Which rows the driver has closed by now, (batch,) bool: nothing that is found there is taken any more."""
 
     def steps(self, wanted: int | None, cost: int = 1) -> int:
         """How many steps lie ahead: as many as the method's own setting says, but no more than the budget pays for at

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gatewise.geometry import row_norm
+from gatewise.geometry import row_norm, rows_of
 from gatewise.objectives.base import Objective
 
 
@@ -19,6 +19,10 @@ class SquaredOutputDistance(Objective):
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(batch,)."""
         return (y - self.target).flatten(1).square().sum(1)
+
+    def of_rows(self, rows: Tensor, x: Tensor, y: Tensor) -> SquaredOutputDistance:
+        """The distances to these rows' targets."""
+        return SquaredOutputDistance(rows_of(self.target, rows, y.ndim))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,3 +38,7 @@ class Distance(Objective):
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(batch,)."""
         return row_norm(x - self.center, self.p)
+
+    def of_rows(self, rows: Tensor, x: Tensor, y: Tensor) -> Distance:
+        """The distances from these rows' centres."""
+        return Distance(rows_of(self.center, rows, x.ndim), self.p)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gatewise.geometry import rows_of
 from gatewise.objectives.base import Objective
 
 
@@ -18,3 +19,7 @@ class Linear(Objective):
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """(batch,)."""
         return (self.weights * y).flatten(1).sum(1)
+
+    def of_rows(self, rows: Tensor, x: Tensor, y: Tensor) -> Linear:
+        """The functionals of these rows."""
+        return Linear(rows_of(self.weights, rows, y.ndim))
