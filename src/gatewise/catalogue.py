@@ -41,10 +41,7 @@ def method_named(text: str) -> Method:
     if name in ALIASES:
         return method_named(ALIASES[name] + ("," + said if said else ""))
     kind = _kind(name)
-    # A comma may stand inside a value (gates=0,2) or a member's brackets: only one before the next key separates.
-    separator = r",(?=\s*\w+\s*=)(?![^()]*\))"
-    entries = [entry.partition("=") for entry in re.split(separator, said)] if said else []
-    given = {key.strip().replace("-", "_"): value.strip() for key, _, value in entries}
+    given = {key.strip().replace("-", "_"): value.strip() for key, _, value in _entries(said)}
     preset = given.pop("preset", None)
     values = {key: _value(kind, key, value) for key, value in given.items()}
     try:
@@ -52,6 +49,15 @@ def method_named(text: str) -> Method:
     except TypeError:
         missing = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]
         raise InvalidInput(f"{name} needs {', '.join(missing)}; say {name}:{missing[0]}=….") from None
+
+
+def _entries(said: str) -> list[tuple[str, str, str]]:
+    """The settings, each as `str.partition` gives it. A comma may stand inside a value (gates=0,2) or in brackets: only
+    one before the next key, outside brackets, separates.
+    """
+    commas = [found.start() for found in re.finditer(r",(?=\s*[\w-]+\s*=)", said)]
+    cuts = [-1, *(at for at in commas if said.count("(", 0, at) == said.count(")", 0, at)), len(said)]
+    return [said[first + 1 : last].partition("=") for first, last in itertools.pairwise(cuts)] if said else []
 
 
 def lines() -> dict[str, str]:
@@ -129,7 +135,7 @@ def _convert(wanted: Any, text: str) -> object:
     if wanted is float:
         return float(Fraction(text)) if "/" in text else float(text)
     if wanted is Method:
-        return method_named(text.removeprefix("(").removesuffix(")"))
+        return method_named(text[1:-1] if text.startswith("(") and text.endswith(")") else text)
     return wanted(text)
 
 
