@@ -26,16 +26,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatewise.attack import Loss, attack, ball_in_box
-from gatewise.catalogue import method_named
-from gatewise.classification import Norm, check_images, check_labels, plain_logits
-from gatewise.domains import Domain
+from gatewise.adversary import Adversary
+from gatewise.classification import check_images, check_labels, plain_logits
 from gatewise.errors import InvalidInput
 from gatewise.geometry import per_row
-from gatewise.methods.base import Method, cosine_decay
+from gatewise.methods.base import cosine_decay
 from gatewise.network import NetworkView
 from gatewise.report.progress import progress_bar
-from gatewise.result import Result
 
 Mode = Literal["normal", "adversarial", "free"]
 Optimiser = Literal["sgd", "adam"]
@@ -45,40 +42,6 @@ DEFAULT_RATES: dict[str, float] = {"sgd": 0.05, "adam": 1e-3}
 DEFAULT_MOMENTUM = 0.9
 DEFAULT_REPLAYS = 8
 _MARGIN = 4  # pixels of zeros around an image before it is cropped back: the custom for 32 x 32 images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adversary:
-    """What training is to withstand: `gatewise.attack`'s settings, without the images.
-
-    Raises:
-        InvalidInput: a radius, norm, method, loss or budget that cannot be used.
-    """
-
-    radius: float
-    """Of the ball around each image, in units of pixels, at least 0."""
-    norm: Norm = "linf"
-    method: Method | str = "pgd:random_start=true"
-    """A method or its name with settings; `fgsm` gives FGSM training. Free training does not use it."""
-    loss: Loss = "ce"
-    """What the attack raises: ce (cross-entropy, as in the papers), margin or dlr."""
-    budget: int = 10
-    """Backward passes a row at each minibatch."""
-    bounds: tuple[float, float] | None = (0.0, 1.0)
-    """Smallest and largest value of a pixel, or None."""
-
-    def __post_init__(self):
-        if isinstance(self.method, str):
-            method_named(self.method)
-        if self.loss not in ("ce", "margin", "dlr"):
-            raise InvalidInput(f"There is no loss {self.loss!r}; choose ce, margin or dlr.")
-        if self.budget < 1:
-            raise InvalidInput(f"The attack's budget must be at least 1 backward pass a row, got {self.budget}.")
-        self.around(torch.full((1, 1), 0.0 if self.bounds is None else self.bounds[0]))
-
-    def around(self, images: Tensor) -> Domain:
-        """The set of points that the attack may reach from each of `images` (batch, …)."""
-        return ball_in_box(images, self.norm, self.radius, self.bounds)
 
 
 @dataclass(frozen=True)
@@ -257,7 +220,7 @@ def validate(
         task = bar.add_task("validation", total=len(right))
         standing = 0
         for rows in right.split(batch):
-            found = _attacked(network, adversary, images[rows], labels[rows], rows.tolist(), seed, full_budget=False)
+            found = adversary.attack(network, images[rows], labels[rows], rows.tolist(), seed, full_budget=False)
             standing += int((~found.goal_met).sum())
             bar.advance(task, len(rows))
     return clean, standing / len(images)
@@ -315,7 +278,7 @@ def _perturb(
     rows = slice(len(names))
     with _as_it_came(network.module):
         _evaluate_only(network.module)
-        found = _attacked(network, adversary, pixels[rows], labels[rows], names, seed, full_budget=True)
+        found = adversary.attack(network, pixels[rows], labels[rows], names, seed, full_budget=True)
     pixels[rows] = found.x
     return found.backwards_per_row * len(names)
 
@@ -336,32 +299,6 @@ def _replay(
         x = domain.project(x + size * domain.steepest(leaf.grad))
     carried.copy_(x - pixels)
     return float(replays * len(pixels))
-
-
-def _attacked(
-    network: NetworkView,
-    adversary: Adversary,
-    images: Tensor,
-    labels: Tensor,
-    names: list[int],
-    seed: int,
-    full_budget: bool,
-) -> Result:
-    return attack(
-        network,
-        images,
-        labels,
-        radius=adversary.radius,
-        norm=adversary.norm,
-        method=adversary.method,
-        loss=adversary.loss,
-        bounds=adversary.bounds,
-        budget=adversary.budget,
-        full_budget=full_budget,
-        seed=seed,
-        rows=names,
-        progress=False,
-    )
 
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:

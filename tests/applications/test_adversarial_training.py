@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise.adversary import Adversary
 from gatewise.errors import InvalidInput
 from gatewise.readers import read_images
-from gatewise.training import Adversary, shifted_and_mirrored, train, validate
+from gatewise.training import shifted_and_mirrored, train, validate
 
 RADIUS = 0.15
 FAST = {"epochs": 1, "batch": 40, "optimiser": "adam", "progress": False}

@@ -17,6 +17,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gatewise.adversary import Adversary
 from gatewise.attack import Loss
 from gatewise.classification import Norm
 from gatewise.errors import InvalidInput
@@ -27,7 +28,6 @@ from gatewise.training import (
     DEFAULT_MOMENTUM,
     DEFAULT_RATES,
     DEFAULT_REPLAYS,
-    Adversary,
     Mode,
     Optimiser,
     Schedule,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gatewise.errors import InvalidInput
 from gatewise.readers.input_shape import as_network_input
-from gatewise.readers.onnx_operations import OPERATIONS, Call, Node
+from gatewise.readers.onnx_call import Call, Node
+from gatewise.readers.onnx_operations import OPERATIONS
 from gatewise.readers.paths import require_file
 
 _OLDEST_OPSET = 7  # before it, arithmetic broadcasts by attributes of its own
