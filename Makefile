@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export GATEWISE_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: setup demo test test-all test-gpu lint clean
+.PHONY: setup demo figures test test-all test-gpu lint clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py
+
+# The pictures of the docs that need no recorded runs.
+figures: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/landscapes.py --out docs/landscapes
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
 """Train the fully connected networks of Croce & Hein (GCPR 2018, Table 2) that no one hands out.
 
-`mnist-10x1024`, and one hidden layer of 1,024 for GTSRB and CIFAR-10 (`gtsrb-1x1024`, `cifar10-1x1024`) on the parts of
-the training sets in GATEWISE_DATA; layers of the paper's sizes, pixels in [0, 1], Adam, cosine schedule, weights drawn
-as by He et al. (2015). `nearest_large.py` reads them from the folder.
+`10x1024` for MNIST, and one hidden layer of 1,024 for GTSRB and CIFAR-10 (`gtsrb-1x1024`, `cifar10-1x1024`) on the
+parts of the training sets in GATEWISE_DATA; layers of the paper's sizes, pixels in [0, 1], Adam, cosine schedule,
+weights drawn as by He et al. (2015). `nearest_large.py` reads them from the folder.
 
-Run by: .venv/bin/python experiments/fully_connected.py --out out/fully_connected [--only mnist-10x1024] [--quick]
+Run by: .venv/bin/python experiments/fully_connected.py --out out/fully_connected [--only 10x1024] [--quick]
 The last line printed is one JSON object: accuracy by network.
 """
 
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from gatewise.readers import Images, read_images
+from gatewise.readers import Images, read_images, read_weights
 from gatewise.training import train
 from gatewise.zoo.mnist_mlp import MnistMlp
 
@@ -28,7 +28,7 @@ from gatewise.zoo.mnist_mlp import MnistMlp
 NETWORKS = {
     "gtsrb-1x1024": ("gtsrb", (3072, 1024, 43), 30),
     "cifar10-1x1024": ("cifar10", (3072, 1024, 10), 20),
-    "mnist-10x1024": ("mnist", (784, *[1024] * 10, 10), 4),
+    "10x1024": ("mnist", (784, *[1024] * 10, 10), 4),
 }
 
 
@@ -48,6 +48,16 @@ def trained(name: str, *, quick: bool = False) -> tuple[MnistMlp, float]:
         rate=3e-4, weight_decay=1e-4, progress=not quick,
     )  # fmt: skip
     return module.eval().requires_grad_(False), accuracy(module, test)
+
+
+def reopened(name: str, folder: Path) -> MnistMlp:
+    """The network as it was saved in the folder; ends the program with one sentence where it was not."""
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        sys.exit(f"There is no {file}; train it by: python experiments/fully_connected.py --only {name} --out {folder}")
+    module = MnistMlp(NETWORKS[name][1])
+    module.load_state_dict(read_weights(file))
+    return module.eval().requires_grad_(False)
 
 
 def accuracy(module: nn.Module, test: Images) -> float:

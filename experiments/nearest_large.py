@@ -2,7 +2,8 @@
 
 The networks, from GATEWISE_DATA: `mnist-cnn`, the plainly trained one of ADR-GD's authors (8,396 gates); `resnet20`
 for CIFAR-10; and three MNIST ones of ours with the paper's layers, `1x1024`, `5x1024` and `1x1024_at`, adversarially
-trained. The images are the first test images that a network classifies right, inside [0, 1]; the norm is l2.
+trained. From the folder --trained: `10x1024`, `gtsrb-1x1024` and `cifar10-1x1024`, by `fully_connected.py`. The images
+are the first test images that a network classifies right, inside [0, 1]; the norm is l2.
 
 Whatever a method returns is brought to the boundary in float64 by one and the same binary search, ours and the peers'
 (foolbox, from the folder that PEERS names; left out with a note where it cannot be imported). A point that float64 does
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import functools
 import importlib
 import json
 import math
@@ -34,10 +34,12 @@ from typing import Any, TypeGuard
 import torch
 from attack_grid import Victim, victim
 from expectations import check, verdict
+from fully_connected import reopened
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 import gatewise as gw
 from gatewise.catalogue import method_named
@@ -49,14 +51,19 @@ from gatewise.objectives import Distance, Margin
 from gatewise.readers import read_images, read_model
 
 DATA = Path(os.environ.get("GATEWISE_DATA", ""))
-# Name, file, images.
+TRAINED = ""  # by fully_connected.py
+# Model, file, images, how many.
 NETWORKS = {
-    "mnist-cnn": ("zoo:adr-mnist-cnn", "models/adr_gd_mnist/mnist_clean.pt", 50),
-    "resnet20": ("zoo:cifar10-resnet20", "models/cifar10_resnet20/resnet20.pt", 20),
-    "1x1024": ("zoo:mnist-mlp", "models/mnist_mlp/1x1024.safetensors", 100),
-    "5x1024": ("zoo:mnist-mlp", "models/mnist_mlp/5x1024.safetensors", 100),
-    "1x1024_at": ("zoo:mnist-mlp", "models/mnist_mlp/1x1024_at.safetensors", 100),
+    "mnist-cnn": ("zoo:adr-mnist-cnn", "models/adr_gd_mnist/mnist_clean.pt", "mnist:test", 50),
+    "resnet20": ("zoo:cifar10-resnet20", "models/cifar10_resnet20/resnet20.pt", "cifar10:test", 20),
+    "1x1024": ("zoo:mnist-mlp", "models/mnist_mlp/1x1024.safetensors", "mnist:test", 100),
+    "5x1024": ("zoo:mnist-mlp", "models/mnist_mlp/5x1024.safetensors", "mnist:test", 100),
+    "10x1024": (TRAINED, "10x1024", "mnist:test", 30),
+    "1x1024_at": ("zoo:mnist-mlp", "models/mnist_mlp/1x1024_at.safetensors", "mnist:test", 100),
+    "gtsrb-1x1024": (TRAINED, "gtsrb-1x1024", "gtsrb:test", 30),
+    "cifar10-1x1024": (TRAINED, "cifar10-1x1024", "cifar10:test", 30),
 }
+DEEP = ("5x1024", "10x1024")
 OWN_PROCESS = ("resnet20",)
 REGION, RIVAL = "face-walk", "carlini-wagner"
 AGAIN = "1x1024_at"  # the network of Table 3
@@ -68,22 +75,13 @@ TIED = 1e-4
 Cell = dict[str, Any]
 Cells = dict[str, Cell]
 
-
-# On one hidden layer programs for several classes. On five for one, as in the paper: the one that the warm start finds
+# On one hidden layer programs for every class. On several for one, as in the paper: the one that the warm start finds
 # the nearest, which tries all.
-WALKS = {
-    "1x1024": FaceWalk(first=WarmStart(first=DecoupledDirectionNorm(steps=100), then=AugmentedLagrangian(steps=300))),
-    "1x1024_at": "face-walk:first=(alma:steps=1000),rivals=2",
-    "5x1024": FaceWalk(
-        first=WarmStart(
-            first=MultiTargeted(member=DecoupledDirectionNorm(steps=60)), then=AugmentedLagrangian(steps=400)
-        ),
-        rivals=1,
-        steps=5,
-        faces=4,
-        slack=1.1,
-    ),
-}
+SHALLOW_START = WarmStart(first=DecoupledDirectionNorm(steps=100), then=AugmentedLagrangian(steps=300))
+SHALLOW_WALK = FaceWalk(first=SHALLOW_START)
+TOWARD_ALL = MultiTargeted(member=DecoupledDirectionNorm(steps=60))
+DEEP_START = WarmStart(first=TOWARD_ALL, then=AugmentedLagrangian(steps=400))
+DEEP_WALK = FaceWalk(first=DEEP_START, rivals=1, steps=5, faces=4, slack=1.1)
 
 
 def methods(network: str, quick: bool) -> dict[str, str | Method]:
@@ -94,35 +92,35 @@ def methods(network: str, quick: bool) -> dict[str, str | Method]:
         walk, toward_all = "face-walk:rivals=9,steps=4,faces=4,slack=1.05", "multi-targeted:member=(ddn:steps=100)"
         return {"face-walk": walk, "ddn": "ddn:steps=1000", "ddn toward all": toward_all}
     if network == "resnet20":
-        return {"face-walk": "face-walk:rivals=1,steps=1,faces=2,slack=1.05", "ddn": "ddn:steps=1000"}
-    once = {ONCE: "rlr-qp:first=deepfool,rivals=1"} if network == AGAIN else {}
+        walk, ddn = "rivals=1,steps=1,faces=2,slack=1.05", "ddn:steps=1000"
+        return {"face-walk": f"face-walk:{walk}", "ddn": ddn, "face-walk from ddn": f"face-walk:first=({ddn}),{walk}"}
     return {
-        "face-walk": WALKS[network],
+        "face-walk": DEEP_WALK if network in DEEP else SHALLOW_WALK,
         "ddn": "ddn:steps=1000",
         "alma": "alma:steps=1000",
         "fab": "fab:steps=100",
-        "fab toward all": "multi-targeted:member=(fab:steps=100)",
+        "fab toward all": "multi-targeted:member=(fab:steps=100),classes=42",
         "deepfool": "deepfool",
         "foolbox DDN": "DDNAttack:1000",
         "foolbox FMN": "L2FMNAttack:1000",
         "carlini-wagner": "carlini-wagner:preset=short",
-        **once,
+        "foolbox CW": "L2CarliniWagnerAttack:1000",
+        **({ONCE: "rlr-qp:first=deepfool,rivals=1"} if network == AGAIN else {}),
     }
 
 
-@functools.cache
-def opened(network: str) -> Victim:
+def opened(network: str, trained: Path) -> Victim:
     """The network and the images that it classifies right."""
-    name, weights, count = NETWORKS[network]
-    data = read_images("cifar10:test" if network == "resnet20" else "mnist:test", count=count + 20)
-    return victim(read_model(name, DATA / weights), data.images, data.labels, data.index, count)
+    model, file, data, count = NETWORKS[network]
+    module = reopened(file, trained) if model == TRAINED else read_model(model, DATA / file)
+    images = read_images(data, count=4 * count)  # the worst of them is right on half
+    return victim(module, images.images, images.labels, images.index, count)
 
 
-def search(network: str, method: str | Method, rows: list[int]) -> dict[str, Any]:
+def search(known: Victim, method: str | Method, rows: list[int]) -> dict[str, Any]:
     """Distances of the images `rows`, counted among those classified right; CPU seconds; peak memory in GiB."""
     torch.set_num_threads(1)
-    known, chosen = opened(network), torch.tensor(rows)
-    images, labels = known.images[chosen], known.labels[chosen]
+    images, labels = known.images[rows], known.labels[rows]
     module = copy.deepcopy(known.module)
     began = time.process_time()
     if of_foolbox(method):
@@ -162,10 +160,11 @@ def to_boundary(module: nn.Module, images: Tensor, labels: Tensor, points: Tenso
     return row_norm(drawn - images).where(met, torch.inf)
 
 
-def worst(cells: Cells) -> list[int]:
-    """The images of Table 3, those first where the rival's distance is the smallest part of the first application's."""
+def hard(cells: Cells, below: float) -> list[int]:
+    """The images of Table 3: where the rival is at less than `below` of the first application, the least first."""
     once, theirs = both(cells, AGAIN, ONCE if f"{AGAIN}|{ONCE}" in cells else REGION, rival_in(cells))
-    return (theirs / once).argsort().tolist()
+    order = (theirs / once).argsort()
+    return order[(theirs / once)[order] < below].tolist()
 
 
 def rival_in(cells: Cells) -> str:
@@ -173,11 +172,10 @@ def rival_in(cells: Cells) -> str:
     return RIVAL if f"{AGAIN}|{RIVAL}" in cells else "ddn"
 
 
-def apply_again(row: int, applications: int) -> dict[str, Any]:
+def apply_again(known: Victim, row: int, applications: int) -> dict[str, Any]:
     """Table 3 on one image: the distance of DeepFool's point, that on the boundary, and that of each application of
     rlr-qp from the last result, toward the class that wins there.
     """
-    known = opened(AGAIN)
     images, labels, index = known.images[[row]].double(), known.labels[[row]], [known.index[row]]
     module = copy.deepcopy(known.module).double()
     problem = gw.Problem(gw.view(module), gw.Box(0.0, 1.0), Distance(images), Margin(labels))
@@ -195,7 +193,6 @@ def apply_again(row: int, applications: int) -> dict[str, Any]:
 
 
 def added(cell: Cell, told: dict[str, Any]) -> Cell:
-    """A cell with more images."""
     return cell | {
         "distances": cell["distances"] + told["distances"],
         "cpu_seconds": round(cell["cpu_seconds"] + told["cpu_seconds"], 2),
@@ -203,11 +200,11 @@ def added(cell: Cell, told: dict[str, Any]) -> Cell:
     }
 
 
-def run(network: str, method: str | Method, rows: list[int], own_process: bool) -> dict[str, Any]:
+def run(known: Victim, method: str | Method, rows: list[int], own_process: bool) -> dict[str, Any]:
     if not own_process:
-        return search(network, method, rows)
+        return search(known, method, rows)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(search, network, method, rows).result()
+        return pool.submit(search, known, method, rows).result()
 
 
 def foolbox_is_here() -> bool:
@@ -220,11 +217,8 @@ def foolbox_is_here() -> bool:
     return True
 
 
-# Figures.
-
-
 def distances_of(cell: Cell) -> Tensor:
-    """(images,) float64; infinite where none was found."""
+    """(images,) float64; infinite where none is."""
     return torch.tensor([math.inf if one is None else one for one in cell["distances"]], dtype=torch.float64)
 
 
@@ -239,23 +233,18 @@ def figures_of(cells: Cells, network: str) -> dict[str, dict[str, float]]:
     """By method: images, mean distance and failures, CPU seconds an image, the share of images where it is best or
     tied; for the others against ours mean, least and largest ratio, and the share of images where ours is nearer.
     """
-    labels = [key.partition("|")[2] for key in cells if key.startswith(f"{network}|")]
-    longest = max(len(cells[f"{network}|{label}"]["distances"]) for label in labels)
-    every = torch.full((len(labels), longest), torch.inf, dtype=torch.float64)
-    for line, label in zip(every, labels, strict=True):
-        distances = distances_of(cells[f"{network}|{label}"])
-        line[: len(distances)] = distances
+    here = {key.removeprefix(f"{network}|"): cell for key, cell in cells.items() if key.startswith(f"{network}|")}
+    least = pad_sequence([distances_of(cell) for cell in here.values()], True, math.inf).amin(0)
     told = {}
-    for label in labels:
-        cell = cells[f"{network}|{label}"]
+    for label, cell in here.items():
         distances = distances_of(cell)
-        least, count, found = every.amin(0)[: len(distances)], len(distances), distances.isfinite()
+        count, found, over = len(distances), distances.isfinite(), distances / least[: len(distances)]
         told[label] = {
             "images": count,
             "failed": count - int(found.sum()),
             "mean": distances[found].mean().item(),
-            "over_best": (distances / least)[found].mean().item(),
-            "best": (found & (distances <= (1 + TIED) * least)).double().mean().item(),
+            "over_best": over[found].mean().item(),
+            "best": (over <= 1 + TIED).double().mean().item(),
             "cpu_seconds": cell["cpu_seconds"] / count,
             "memory": cell["memory"],
         }
@@ -307,8 +296,8 @@ def tables(cells: Cells, again: dict[str, Any], console: Console) -> None:
             continue
         shown = Table(title=f"{network}, l2", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
         shown.add_column("method", no_wrap=True)
-        heads = ("images", "failed", "mean", "over best", "best", "CPU s", "GiB")
-        for head in (*heads, f"over {REGION}: mean", "least", "largest", f"{REGION} nearer"):
+        of_all = ("images", "failed", "mean", "over best", "best", "CPU s", "GiB")
+        for head in (*of_all, f"over {REGION}: mean", "least", "largest", f"{REGION} nearer"):
             shown.add_column(head, justify="right")
         for label, line in sorted(figures_of(cells, network).items(), key=lambda entry: entry[1]["over_best"]):
             entries = [f"{line['images']}", f"{line['failed']}", f"{line['mean']:.4f}", f"{line['over_best']:.4f}"]
@@ -349,6 +338,9 @@ def flags() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, help="images, at most, of each network")
     parser.add_argument("--block", type=int, default=10, help="images searched together (default 10)")
     parser.add_argument("--seconds", type=float, help="begin nothing new after so long; --out keeps what is done")
+    parser.add_argument(
+        "--trained", type=Path, default=Path("out/fully_connected"), help="folder of the networks of fully_connected.py"
+    )
     parser.add_argument("--out", type=Path, help="JSON file, written after every block; what is in it is not run again")
     return parser
 
@@ -362,6 +354,7 @@ def main() -> int:
     told["machine"] = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     cells, again, began, left = told["cells"], told["again"], time.perf_counter(), 0
     networks = ["mnist-cnn", "1x1024_at"] if given.quick else given.networks.split(",")
+    known = {network: opened(network, given.trained) for network in networks}
     most = 2 if given.quick else given.count or 1000
     peers = not given.quick and foolbox_is_here()
 
@@ -372,7 +365,7 @@ def main() -> int:
         for label, method in methods(network, given.quick).items():
             if (given.methods and label not in given.methods.split(";")) or (of_foolbox(method) and not peers):
                 continue
-            count = min(most, NETWORKS[network][2])
+            count = min(most, len(known[network].labels))
             fresh = {"method": str(method), "distances": [], "cpu_seconds": 0.0, "memory": 0}
             cell = cells.get(f"{network}|{label}", fresh)
             if cell["method"] != str(method):  # of other settings
@@ -382,15 +375,15 @@ def main() -> int:
                     left += 1
                     break
                 rows = list(range(done, min(done + given.block, count)))
-                cell = added(cell, run(network, method, rows, network in OWN_PROCESS))
+                cell = added(cell, run(known[network], method, rows, network in OWN_PROCESS))
                 cells[f"{network}|{label}"] = cell
                 said = f"{network}|{label}: {len(cell['distances'])} images, {cell['cpu_seconds']} s"
                 print(said, file=sys.stderr, flush=True)
                 write(given.out, told)
     if AGAIN in networks and not given.methods and f"{AGAIN}|{rival_in(cells)}" in cells:
-        for row in worst(cells)[: 1 if given.quick else MOST_AGAIN]:
+        for row in hard(cells, math.inf)[:1] if given.quick else hard(cells, 1.0)[:MOST_AGAIN]:
             if str(row) not in again and not late():
-                again[str(row)] = apply_again(row, 1 if given.quick else len(NUMERALS))
+                again[str(row)] = apply_again(known[AGAIN], row, 1 if given.quick else len(NUMERALS))
                 write(given.out, told)
     tables(cells, again, Console(width=150))
     if left:

@@ -13,13 +13,25 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from gatewise.applications import adversarial_training, classifier_attack, nearest_points
+from gatewise.applications import (
+    action_refinement,
+    adversarial_training,
+    classifier_attack,
+    inversion,
+    landscape,
+    nearest_points,
+    policy_attack,
+)
 from gatewise.catalogue import lines, settings
 from gatewise.errors import GatewiseError
 
 APPLICATIONS: dict[str, tuple[type[Any], Callable[[Any], object], str]] = {
     "attack": (classifier_attack.Config, classifier_attack.run, "attack a classifier in a ball around each image"),
+    "landscape": (landscape.Config, landscape.run, "draw linear regions, objective and ways of methods in a plane"),
+    "invert": (inversion.Config, inversion.run, "find inputs whose output, features or class match a target"),
+    "attack-policy": (policy_attack.Config, policy_attack.run, "attack a policy while it plays"),
     "nearest": (nearest_points.Config, nearest_points.run, "find the nearest point of another class to each image"),
+    "refine": (action_refinement.Config, action_refinement.run, "train an agent plain and with refined actions"),
     "train": (adversarial_training.Config, adversarial_training.run, "train a classifier, normally or adversarially"),
 }
 
@@ -64,7 +76,9 @@ class _Parser(argparse.ArgumentParser):
 def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     for field in sorted(dataclasses.fields(config), key=lambda field: field.default is not dataclasses.MISSING):
         says = field.metadata
+        name = field.name.rstrip("_")  # class_, whose flag is --class
         options: dict[str, Any] = {
+            "dest": field.name,
             "help": says["help"] + _default_in_words(field),
             "required": field.default is dataclasses.MISSING,
             "default": argparse.SUPPRESS,
@@ -73,8 +87,8 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
             options["action"] = "store_true"
         else:
             options |= {"type": _typed(says.get("parse", str)), "action": "append" if says.get("repeat") else "store"}
-            options |= {"choices": says["choices"]} if "choices" in says else {"metavar": field.name.upper()}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+            options |= {"choices": says["choices"]} if "choices" in says else {"metavar": name.upper()}
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _default_in_words(field: dataclasses.Field[Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Iterate:
     network's `output` (batch, …). A method that did not run the true network there leaves `value` and `output` None:
     the driver runs it. `by` names who found it, where a method is made of others. `ahead` announces a step that is
     dearer than the method's others: the backward passes, of all rows together, that it may take before the next yield.
+    `diagnostics` are figures of the method's own, (batch,) each, that the result keeps by step.
     """
 
     x: Tensor
@@ -28,6 +29,7 @@ class Iterate:
     output: Tensor | None = None
     by: str = ""
     ahead: int = 0
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class Result:
         last_value: the objective at the last point visited, (batch,), best or not; for a row that the stop rule had
             closed, at the point that closed it. Infinite where no point was visited.
         found_by: the method's name for each row, or that of its member which found the point.
+        diagnostics: figures of the method's own by name, (steps, batch) each, NaN at steps that told none: the primal
+            and dual residuals of `admm`.
     """
 
     x: Tensor
@@ -67,6 +70,7 @@ class Result:
     history: Tensor
     last_value: Tensor
     found_by: tuple[str, ...] = ()
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
 
     def require(self) -> Result:
         """This result, if every row is feasible and meets the goal.

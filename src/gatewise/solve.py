@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,6 +102,7 @@ def minimize(
     dearest, announced, spent = method.backwards_per_step * len(points), 0, 0  # backward passes, all rows together
     moved: Tensor | None = None
     history: list[Tensor] = []
+    told: list[Mapping[str, Tensor]] = []
     last = standing.value
     ending = Status.FINISHED
     with (
@@ -117,6 +118,7 @@ def minimize(
                 break
             last = torch.where(standing.done, last, _keep_best(problem, standing, iterate))
             history.append(standing.value.clone())
+            told.append(iterate.diagnostics)
             moved = moved if network.meter.moved is None else network.meter.moved
             before, spent = spent, network.meter.backwards - backwards
             if spent - before > announced:
@@ -149,6 +151,7 @@ def minimize(
         history=torch.stack(history) if history else standing.value.new_empty(0, len(points)),
         last_value=last,
         found_by=tuple(standing.found_by),
+        diagnostics=_by_step(told, standing.value),
     )
 
 
@@ -203,6 +206,13 @@ def _keep_best(problem: Problem, standing: Standing, iterate: Iterate) -> Tensor
         for row in better.nonzero().flatten().tolist():
             standing.found_by[row] = iterate.by
     return value
+
+
+def _by_step(told: list[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
+    """What the method told of its steps, (steps, batch) by name."""
+    names = dict.fromkeys(name for step in told for name in step)
+    nothing = torch.full_like(like, torch.nan)
+    return {name: torch.stack([step.get(name, nothing) for step in told]) for name in names}
 
 
 def _check_afresh(problem: Problem, standing: Standing) -> tuple[Tensor, Tensor, Tensor, Tensor]:

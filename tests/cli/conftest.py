@@ -16,6 +16,9 @@ def network():
 def in_training_mode():
     return network().train()
 
+def smooth():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10)).eval()
+
 def not_a_module():
     return 3
 """

@@ -122,8 +122,34 @@ NEAREST = {
     "NaN pixel": (nan_pixel, "NaN"),
     "radius, which there is none of": (lambda p: {"--radius": "0.1"}, "--radius"),
 }
+LANDSCAPES = {
+    "unknown objective": (lambda p: {"--objective": "loss"}, "margin, cross-entropy"),
+    "logit without a number": (lambda p: {"--objective": "logit:x"}, "logit:K"),
+    "output that is not there": (lambda p: {"--objective": "output:10"}, "the model has 10"),
+    "no window": (lambda p: {"--window": "0"}, "--window"),
+    "endless window": (lambda p: {"--window": "inf"}, "--window"),
+    "window that is no number": (lambda p: {"--window": "wide"}, "--window"),
+    "center and data": (lambda p: {"--center": "0,0"}, "--data and --center"),
+    "start outside the window": (lambda p: {"--start": "3,0"}, "outside the window"),
+    "start of one number": (lambda p: {"--start": "3"}, "--start"),
+    "plane through one row": (lambda p: {"--through": "1"}, "--through"),
+    "plane through the row itself": (lambda p: {"--through": "0,1"}, "one line"),
+    "plane through a row that is not there": (lambda p: {"--through": "1,99999"}, "99999"),
+    "unknown method": (lambda p: {"--method": "pdg"}, "did you mean 'pgd'"),
+    "negative radius": (lambda p: {"--radius": "-0.1"}, "radius"),
+    "norm without a ball": (lambda p: {"--norm": "l1"}, "--norm"),
+    "no budget": (lambda p: {"--budget": "0"}, "--budget"),
+    "negative seed": (lambda p: {"--seed": "-1"}, "--seed"),
+    "no rows": (lambda p: {"--count": "0"}, "--count"),
+    "missing weights": (lambda p: {"--weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+    "wrong image shape": (lambda p: {"--data": saved(p, **images(images=images()["images"][..., :5]))}, "shape"),
+    "NaN pixel": (nan_pixel, "NaN"),
+    "label without a class": (lambda p: {"--data": saved(p, **images(labels=np.full(4, 12)))}, "12"),
+    "no affine pieces": (lambda p: {"--model": "little_networks:smooth"}, "tanh"),
+}
 SENTENCES = {("attack", name): case for name, case in CASES.items()}
 SENTENCES |= {("nearest", name): case for name, case in NEAREST.items()}
+SENTENCES |= {("landscape", name): case for name, case in LANDSCAPES.items()}
 
 
 @pytest.mark.parametrize(("command", "case"), SENTENCES)

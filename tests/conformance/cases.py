@@ -19,21 +19,25 @@ from gatewise.methods import (
     ActivationDescentReference,
     Adagrad,
     Adam,
+    Admm,
     AugmentedLagrangian,
     AutoProjectedGradient,
     CarliniWagner,
+    CrossEntropyMethod,
     DecoupledDirectionNorm,
     DeepFool,
     FastAdaptiveBoundary,
     FastMinimumNorm,
     GateAnnealing,
     GateReachingDescent,
+    GaussNewton,
     GradientDescent,
     LimitedMemory,
     LocalMilp,
     Method,
     PerturbedGradientDescent,
     ProjectedGradient,
+    RandomSearch,
     RegionWalk,
     Square,
 )
@@ -57,6 +61,8 @@ class Row:
     """The given point is the first that it visits."""
     takes_gradients: bool = True
     """Otherwise it ends itself, after as many queries as the budget has backward passes."""
+    needs_proximal: bool = False
+    """It takes objectives whose proximal step is known, and no function of one's own."""
     needs_box: bool = False
     """It takes sets that hold each entry between two numbers, and no others."""
     ends_itself: bool = False
@@ -77,6 +83,8 @@ METHODS: dict[str, Row] = {
     "pgd-random-start": Row(ProjectedGradient(random_start=True), visits_start=False),
     "adam": Row(Adam()),
     "adagrad": Row(Adagrad()),
+    "admm": Row(Admm(), needs_proximal=True),
+    "admm-relaxed": Row(Admm(rho=0.3, balance=True, relaxation=1.5, order="forward"), needs_proximal=True),
     "apgd": Row(AutoProjectedGradient()),
     "apgd-random-start": Row(AutoProjectedGradient(random_start=True), visits_start=False),
     "perturbed-gd": Row(PerturbedGradientDescent(step_size=0.1, kick_size=0.1, patience=2)),
@@ -88,6 +96,7 @@ METHODS: dict[str, Row] = {
     "gate-reach": Row(GateReachingDescent()),
     "gate-annealing": Row(GateAnnealing()),
     "gate-annealing-random-start": Row(GateAnnealing(width=1.0, random_start=True), visits_start=False),
+    "gauss-newton": Row(GaussNewton(products=3), ends_itself=True),
     "region-walk": Row(RegionWalk(faces=9, radius=1.0), needs_box=True, ends_itself=True),
     "local-milp": Row(LocalMilp(gates=11, most_gates=11, radius=1.0), needs_box=True, ends_itself=True),
     "fab": Row(FastAdaptiveBoundary()),
@@ -98,6 +107,8 @@ METHODS: dict[str, Row] = {
     "carlini-wagner": Row(CarliniWagner(step_size=0.1, weight=10.0, searches=2), needs_box=True, ends_itself=True),
     "l-bfgs": Row(LimitedMemory(), needs_box=True),
     "square": Row(Square(step_size=1.0), takes_gradients=False),
+    "random-search": Row(RandomSearch(), takes_gradients=False),
+    "cem": Row(CrossEntropyMethod(population=5, elites=2), takes_gradients=False),
     "restarts": Row(Restarts(member=ProjectedGradient(), times=3)),
     "restarts-of-square": Row(Restarts(member=Square(), times=2), takes_gradients=False),
     "restarts-of-adr-gd": Row(Restarts(member=ActivationDescent(step_size=0.1), times=2)),
@@ -186,7 +197,8 @@ PAIRS = [
     (method, problem)
     for method, row in METHODS.items()
     for problem in PROBLEMS
-    if not (row.needs_targets and problem == "box") and not (row.needs_box and problem in ("l1", "l2"))
+    if not ((row.needs_targets or row.needs_proximal) and problem == "box")
+    and not (row.needs_box and problem in ("l1", "l2"))
 ]
 
 

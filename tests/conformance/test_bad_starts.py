@@ -39,7 +39,7 @@ def test_a_start_that_cannot_be_used_gives_a_sentence_before_anything_runs(bad, 
 @EVERY_METHOD
 @pytest.mark.parametrize("problem", [linf_images, scalar_in_box])
 def test_a_start_of_the_wrong_shape_gives_a_sentence(method, problem):
-    if problem is scalar_in_box and METHODS[method].needs_targets:
+    if problem is scalar_in_box and (METHODS[method].needs_targets or METHODS[method].needs_proximal):
         problem = linf_images
     case = problem(torch.float32)
     with pytest.raises(InvalidInput, match=r"does not fit points|cannot be run on a start of shape") as caught:

@@ -111,7 +111,7 @@ def test_a_clock_without_a_budget_ends_a_run(method):
 @EVERY_METHOD
 def test_a_start_outside_the_set_is_projected_first(method):
     case, row = scalar_in_box(torch.float32), METHODS[method]
-    if row.needs_targets:
+    if row.needs_targets or row.needs_proximal:
         case = linf_images(torch.float32)
     watched = Watched(member=row.method)
     result = minimize(case.problem, watched, case.start + 3.0, budget=4, stop=never)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatewise.domains import Box, Domain, Intersection, L1Ball, L2Ball, LinfBall, Polyhedron, Simplex
+from gatewise.domains import Box, Domain, Intersection, L1Ball, L2Ball, Latents, LinfBall, Polyhedron, Simplex
 from gatewise.geometry import row_norm
 from gatewise.streams import RowStreams
 
@@ -84,6 +84,7 @@ FAMILIES = [
     Family("box", lambda d: Box(-0.3, 0.7), linf),
     Family("box by entry", around, in_half_widths),
     Family("box without batch axis", lambda d: Box(torch.zeros(SHAPE), 0.1), linf),
+    Family("latents", lambda d: Latents(1.5), linf),
     Family("linf", lambda d: LinfBall(d.center, 8 / 255), linf),
     Family("l2", lambda d: L2Ball(d.center, d.radius), l2),
     Family("l1", lambda d: L1Ball(d.center, d.radius), l1),

@@ -54,6 +54,19 @@ def test_nearest_points_of_larger_networks_are_found_and_nothing_is_run_twice(tm
     assert json.loads(again.stdout.splitlines()[-1]) == first
 
 
+@pytest.mark.usefixtures("data_folder")
+def test_generators_are_inverted_and_nothing_is_run_twice(tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick("generator_inversion", "--out", str(file), "--images", str(tmp_path / "images"))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS generator_inversion" in ran.stderr
+    first = json.loads(file.read_text())
+    assert first == json.loads(ran.stdout.splitlines()[-1])
+    assert (tmp_path / "images" / "gallery.png").is_file()
+    again = _quick("generator_inversion", "--out", str(file))
+    assert json.loads(again.stdout.splitlines()[-1]) == first
+
+
 def test_part_of_an_experiment_is_put_beside_the_rest(tmp_path):
     file = tmp_path / "figures.json"
     file.write_text(json.dumps({"surrogate_slopes": {"C": {"gd": {"mean": 1.0}}}, "other": {}}))
@@ -63,3 +76,13 @@ def test_part_of_an_experiment_is_put_beside_the_rest(tmp_path):
     assert figures["surrogate_slopes"]["C"] == {"gd": {"mean": 1.0}}
     assert figures["surrogate_slopes"]["A"].keys() == {"gd", "adr-gd"}
     assert "other" in figures
+
+
+@pytest.mark.slow
+def test_landscapes_are_drawn(tmp_path):
+    ran = _quick("landscapes", "--out", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert {"three_neurons", "small_network", "pieces"} <= drawn == told.keys() - {"seconds"}
+    assert all(picture.get("area_error", 0) < 1e-9 for name, picture in told.items() if name != "seconds")

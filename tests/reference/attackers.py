@@ -7,6 +7,8 @@ from gatewise.combinators import FaceWalk, LinearRegionSearch, MultiTargeted, Re
 NEED_BOX = ("local-milp", "region-walk", "carlini-wagner", "l-bfgs", "rlr-qp", "face-walk")
 # Methods whose goal has to name classes.
 NEED_MARGIN = ("rlr-qp", "face-walk")
+# Methods that know the proximal steps of some objectives, and take no others.
+NEED_PROXIMAL = ("admm",)
 
 
 def attackers(size: float) -> dict[str, m.Method]:
@@ -16,9 +18,11 @@ def attackers(size: float) -> dict[str, m.Method]:
         "pgd": m.ProjectedGradient(),
         "adam": m.Adam(step_size=0.3),
         "adagrad": m.Adagrad(),
+        "admm": m.Admm(rho=0.3),
         "apgd": m.AutoProjectedGradient(),
         "perturbed-gd": m.PerturbedGradientDescent(step_size=size, kick_size=size),
         "gate-annealing": m.GateAnnealing(),
+        "gauss-newton": m.GaussNewton(),
         "gate-reach": m.GateReachingDescent(),
         "region-walk": m.RegionWalk(faces=40, radius=1.0),
         # From a centre the whole set is its region; the clock has no say in what it finds.
@@ -35,6 +39,8 @@ def attackers(size: float) -> dict[str, m.Method]:
         "rlr-qp": LinearRegionSearch(points=3, exploring=1, phases=1),
         "face-walk": FaceWalk(steps=5),
         "square": Restarts(member=m.Square(step_size=1.0), times=3),  # a search that ends in local optima
+        "random-search": m.RandomSearch(),
+        "cem": m.CrossEntropyMethod(),
         "adr-gd": m.ActivationDescent(step_size=size / 4, exact_norms=True),
         "adr-gd-reference": m.ActivationDescentReference(step_size=size, output_scale="none", exact_norms=True),
         "restarts": Restarts(member=m.ProjectedGradient(), times=4),

@@ -87,6 +87,8 @@ SETS = {
 BY_COORDINATE, THEIR_SHARE = ("adam", "adagrad", "alma"), 0.5
 # A random search by whole steps finds corners exactly, and comes near the optimum of a round ball.
 BY_WHOLE_STEPS, ITS_SHARE = ("square",), 0.1
+# Draws come near it, in every set.
+BY_DRAWS = {"random-search": 0.5, "cem": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,7 @@ def test_every_method_reaches_the_closed_form_and_none_beats_it(name, method):
         tolerance = THEIR_SHARE
     if method in BY_WHOLE_STEPS and name.startswith("l2"):
         tolerance = ITS_SHARE
+    tolerance = max(tolerance, BY_DRAWS.get(method, 0.0))
     problem = Problem(view(NETWORK), domain, Margin(LABELS))
     result = minimize(problem, attackers(RADIUS)[method], CENTER, budget=240, stop=never)
     start, least = _value(CENTER), gain(NETWORK.slope)

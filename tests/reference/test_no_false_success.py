@@ -26,14 +26,14 @@ from gatewise.result import Result, Status
 from gatewise.solve import minimize
 from gatewise.streams import RowStreams
 
-from .attackers import NEED_MARGIN, attackers
+from .attackers import NEED_MARGIN, NEED_PROXIMAL, attackers
 from .vnnlib import Specification, read_vnnlib, specifications
 
 STARTS = 4  # the box's centre and random points of it
 BUDGET, LONG_BUDGET = 16, 60
 # They aim at classes, so where the condition is "not classified as this" they are given it as a margin.
-AIM_AT_CLASSES = ("multi-targeted", "strongest", *NEED_MARGIN)
-NEED_CLASSES = ("multi-targeted", *NEED_MARGIN)
+AIM_AT_CLASSES = ("multi-targeted", "strongest", *NEED_MARGIN, *NEED_PROXIMAL)
+NEED_CLASSES = ("multi-targeted", *NEED_MARGIN, *NEED_PROXIMAL)
 
 
 @dataclass(frozen=True)

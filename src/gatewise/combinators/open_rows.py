@@ -39,7 +39,9 @@ class OpenRows:
                 self.x = _spread(here.x, rows, self.x)
                 self.output = _spread(output, rows, self.output)
                 value = problem.measure(self.x, self.output)
-            yield replace(here, x=self.x, value=value, output=self.output)
+            nothing = torch.full_like(value, torch.nan)
+            told = {name: _spread(figures, rows, nothing) for name, figures in here.diagnostics.items()}
+            yield replace(here, x=self.x, value=value, output=self.output, diagnostics=told)
         self.spent = spent + (meter.backwards - before) / len(rows)
 
     def _standing(self, problem: Problem, start: Start) -> tuple[Tensor, Problem, Start]:

@@ -106,7 +106,8 @@ class ActivationDescent(Method):
                 compared = gates.compared()
                 true = network.trace(x, compared, keep=look, remember=gates.chosen[0])
                 value = problem.measure(x, true.output)
-            yield Iterate(x.detach(), value.detach(), true.output.detach())
+            told = {"agreement": gates.agreement(compared, true)}
+            yield Iterate(x.detach(), value.detach(), true.output.detach(), diagnostics=told)
 
             with torch.enable_grad():
                 free = gates.free(compared, true)

@@ -31,6 +31,13 @@ class Meter:
         """`z`, where a run goes on after another one, as a new tensor whose gradient will be counted as a pass."""
         return _Counted.apply(z, self._count) if z.requires_grad and torch.is_grad_enabled() else z.clone()
 
+    def count(self, passes: int) -> None:
+        """Count so many passes forward and as many backward, of all rows together, by a method that runs the network
+        block by block.
+        """
+        self.forwards += passes
+        self.backwards += passes
+
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
 

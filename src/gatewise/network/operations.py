@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,6 +48,19 @@ class Pool:
             flat = F.pad(flat - least, (padding[1], padding[1], padding[0], padding[0])) + least
         listed = F.unfold(flat, kernel, dilation, 0, stride or kernel)
         return listed.transpose(0, 1).reshape(listed.shape[1], *self.maximum(z.detach()).shape)
+
+    def entries(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each window of `z` (batch, …) the positions of its entries, as `winners` counts them, and which of them
+        are padding: each (batch, entries, *pooled shape). For pools whose windows PyTorch lists.
+        """
+        ramp = torch.arange(z.flatten(-self.axes).shape[-1], dtype=torch.float64, device=z.device)
+        ramp = ramp.view(z.shape[-self.axes :])
+        up, down = self.windows(ramp.expand_as(z)), self.windows(-ramp.expand_as(z))
+        assert up is not None
+        assert down is not None
+        # Padding repeats the smallest entry: it alone is the smallest of a ramp both up and down.
+        padded = (up == ramp.min()) & (down == -ramp.max())
+        return up.movedim(0, 1).long(), padded.movedim(0, 1)
 
     def _per_axis(self, name: str) -> tuple[int, ...]:
         """An argument as (rows, columns), where a pool along one axis has one row; empty where it is left out."""

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatewise.errors import InvalidInput, UnsupportedNetwork
-from gatewise.network.operations import Pool
 from gatewise.network.rules import Fixed
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class LinearRegion:
     def faces(self) -> int:
         """How many faces are listed, some of which no input reaches and some of which another face hides."""
         heights = zip(self.gates, self._sample.preactivations, strict=True)
-        return sum((h if g.pool is None else self._windows(g.pool, h)[0]).flatten(1).shape[1] for g, h in heights)
+        return sum((h if g.pool is None else g.pool.entries(h)[0]).flatten(1).shape[1] for g, h in heights)
 
     def slacks(self, z: Tensor) -> Tensor:
         """`N z + c`, (batch, faces), for `z` (batch, …): at least 0 everywhere exactly inside the region."""
@@ -157,7 +156,7 @@ class LinearRegion:
         for i, (gate, held) in enumerate(zip(self.gates, self.pattern, strict=True)):
             entries = held
             if gate.pool is not None:
-                entries = self._windows(gate.pool, self._sample.preactivations[i])[0].expand(
+                entries = gate.pool.entries(self._sample.preactivations[i])[0].expand(
                     len(held), *[-1] * held.ndim
                 )
             size = entries[0].numel()
@@ -228,23 +227,10 @@ class LinearRegion:
             if gate.pool is None:
                 parts.append(torch.where(held, h, -h).flatten(1))
                 continue
-            entries, padded = self._windows(gate.pool, h)
+            entries, padded = gate.pool.entries(h)
             lead = [gate.pool.take(h, held) - gate.pool.take(h, entry) for entry in entries.unbind(1)]
             parts.append(torch.stack(lead, 1).masked_fill(padded, 1.0).flatten(1))  # what is no entry is no face
         return torch.cat(parts, 1)
-
-    def _windows(self, pool: Pool, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each window the positions of its entries, as the pool counts them, and which are padding: each (batch,
-        entries, *pooled shape).
-        """
-        ramp = torch.arange(h.flatten(-pool.axes).shape[-1], dtype=torch.float64, device=h.device)
-        ramp = ramp.view(h.shape[-pool.axes :])
-        up, down = pool.windows(ramp.expand_as(h)), pool.windows(-ramp.expand_as(h))
-        assert up is not None
-        assert down is not None
-        # Padding repeats the smallest entry: it alone is the smallest of a ramp both up and down.
-        padded = (up == ramp.min()) & (down == -ramp.max())
-        return up.movedim(0, 1).long(), padded.movedim(0, 1)
 
     def rows(self, rows: Tensor) -> LinearRegion:
         """The regions of some rows, (k,) int64, repeated where a row is."""

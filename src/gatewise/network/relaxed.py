@@ -214,10 +214,7 @@ class RelaxedGates:
 
     def free(self, compared: Compared, true: Trace) -> FreeGates:
         """The entries that can move after `true`, the network's run under `compared`."""
-        if not compared.odds:  # the run went in pieces
-            for i in self.chosen:
-                compared.switch(i, true.preactivations[i], 0.0)
-        odds = [compared.odds[i] for i in self.chosen]
+        odds = self._odds(compared, true)
         at_odds = torch.cat([where + begin for (where, _), begin in zip(odds, self._begin, strict=True)])
         # Which soft ones are in that list, which is sorted, already?
         place = torch.searchsorted(at_odds, self._soft)
@@ -231,6 +228,13 @@ class RelaxedGates:
             heights=torch.cat([heights for _, heights in odds]),
             soft=torch.where(known, place, len(at_odds) - 1 + (~known).cumsum(0)),
         )
+
+    def agreement(self, compared: Compared, true: Trace) -> Tensor:
+        """The share of each row's entries that are on, above 1/2, where the network's are after `true`: (batch,)."""
+        counts = self._eta.new_zeros(self.rows)
+        for gate, (where, _) in enumerate(self._odds(compared, true)):
+            counts.index_add_(0, where // self.row_size(gate), counts.new_ones(()).expand(len(where)))
+        return 1 - counts * (self.rows / len(self._eta))
 
     def directions(self, free: FreeGates, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """A gradient in `free.eta` (n,) divided by its 2-norm in its block, and those norms, (gates, batch).
@@ -267,6 +271,13 @@ class RelaxedGates:
         """The charges of each row's neurons, added: equation 10 as printed, (batch,)."""
         blocks = charge.new_zeros(len(self._blocks)).index_add(0, free.block[: len(charge)], charge)
         return blocks.view(-1, self.rows).sum(0)
+
+    def _odds(self, compared: Compared, true: Trace) -> list[tuple[Tensor, Tensor]]:
+        """By chosen gate, where it is not as eta says and the true pre-activations there."""
+        if not compared.odds:  # the run went in pieces
+            for i in self.chosen:
+                compared.switch(i, true.preactivations[i], 0.0)
+        return [compared.odds[i] for i in self.chosen]
 
     def _blocks_of(self, position: Tensor) -> Tensor:
         """The block of each of some sorted positions."""

@@ -78,16 +78,19 @@ class Network(GateRule):
 class Fixed(GateRule):
     """`nu * z`: every gate held as `pattern` says, so that the run is affine in the input (one linear region).
 
-    `pattern` holds a bool tensor for each switch and the winners (int64) of each choice, as `Trace.pattern` gives them.
+    `pattern` holds a bool tensor for each switch and the winners (int64) of each choice, as `Trace.pattern` gives them;
+    or for a switch the share of it that is open, a float tensor: a gate's derivative, where the rule had it smoothed.
     """
 
     pattern: PerGate
 
     def switch(self, index, z, slope):
-        """`z` where the pattern is on, `slope z` elsewhere."""
+        """`z` where the pattern is on, `slope z` elsewhere; between the two for a share."""
         if (on := self.pattern[index]) is None:
             return Network().switch(index, z, slope)
-        return z * on if is_zero(slope) else torch.where(on, z, slope * z)
+        if on.dtype != torch.bool or is_zero(slope):
+            return leaky(z * on, z, slope)
+        return torch.where(on, z, slope * z)
 
     def choice(self, index, z, pool):
         """The entry that the pattern names in each window."""

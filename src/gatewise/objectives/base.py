@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from gatewise.errors import UnsupportedProblem
@@ -75,3 +76,14 @@ def part_of(objective: ObjectiveFunction, rows: Tensor, x: Tensor, y: Tensor) ->
     if not isinstance(objective, Objective):
         raise UnsupportedProblem("A plain function cannot be taken apart by rows; make it an Objective.")
     return objective.of_rows(rows, x, y)
+
+
+@dataclass(frozen=True)
+class Sum(Objective):
+    """Several objectives added: a mismatch and what is known beforehand. Weights belong to the terms."""
+
+    terms: tuple[ObjectiveFunction, ...]
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The sum of each row's values, (batch,)."""
+        return torch.stack([term(x, y) for term in self.terms]).sum(0)

@@ -1,4 +1,4 @@
-"""The gallery of an attack: clean image, each method's image and what it changed, with labels and losses.
+"""The gallery of an attack or an inversion: original, each method's image and how it differs, with a caption each.
 
 Laid out after Figure 6 of Yu & Gao (ICML 2024).
 """
@@ -32,7 +32,7 @@ def require_matplotlib() -> None:
         raise InvalidInput('The gallery needs matplotlib: pip install "gatewise[images]".')
 
 
-def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
+def draw_gallery(path: Path, clean: Column, *found: Column, between: Sequence[Column] = ()) -> None:
     """Write a picture with one line for each row: clean, then each method's image and its difference from the clean
     one.
 
@@ -41,6 +41,7 @@ def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
         clean: the clean images.
         found: the methods' images, shaped as the clean ones. (rows, 1 or 3, height, width) are drawn as pictures,
             anything else as a strip of numbers.
+        between: columns after the clean one that stand without a difference.
 
     Raises:
         InvalidInput: matplotlib is not installed.
@@ -49,14 +50,14 @@ def draw_gallery(path: Path, clean: Column, *found: Column) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, columns = len(clean.images), 1 + 2 * len(found)
+    rows, columns = len(clean.images), 1 + len(between) + 2 * len(found)
     figure = Figure(figsize=(1.6 * columns, 1.75 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False)
     changes = [_change(column.images - clean.images) for column in found]
     low, high = min(0.0, clean.images.min().item()), max(1.0, clean.images.max().item())
     for row, line in enumerate(grid):
-        pictures = [(clean.title, clean.images[row], clean.captions[row], clean.marked[row])]
+        pictures = [(one.title, one.images[row], one.captions[row], one.marked[row]) for one in (clean, *between)]
         for column, change in zip(found, changes, strict=True):
             pictures.append((column.title, column.images[row], column.captions[row], column.marked[row]))
             pictures.append(("difference", change[row], "", False))

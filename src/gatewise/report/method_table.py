@@ -9,19 +9,23 @@ from rich import box
 from rich.table import Table
 
 
-def method_table(summary: Mapping[str, Any], columns: Mapping[str, tuple[str, str]], caption: str) -> Table:
+def method_table(
+    summary: Mapping[str, Any], columns: Mapping[str, tuple[str, str]], caption: str, title: str | None = None
+) -> Table:
     """The `methods` of a summary (`summary.json`'s content) as a table.
 
     Args:
-        summary: with `rows`, `clean_accuracy` and `methods`, whose values map keys to numbers or None.
+        summary: with `methods`, whose values map keys to numbers or None; without a title also with `rows` and
+            `clean_accuracy`.
         columns: from a key to its heading and its format, such as `"{:.1%}"`. A column in which no method has a number
             is left out.
         caption: what the headings mean.
+        title: above the table; None tells rows and clean accuracy.
     """
     measured = summary["methods"].values()
     told = {key: said for key, said in columns.items() if any(one[key] is not None for one in measured)}
     table = Table(
-        title=f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}",
+        title=title or f"{summary['rows']} rows, clean accuracy {summary['clean_accuracy']:.1%}",
         caption=caption,
         title_justify="left",
         caption_justify="left",

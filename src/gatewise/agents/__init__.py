@@ -1,0 +1,1 @@
+"""Agents of reinforcement learning: their critics, policies, environments, training and evaluation."""
