@@ -58,7 +58,7 @@ def by_faces(view: NetworkView, regions: PlanarRegions, window: float, chosen: l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--windows", default="1.0", help="sides of the squares, with commas")
+    parser.add_argument("--windows", default="0.6", help="sides of the squares, with commas")
     parser.add_argument("--faces", type=int, default=5, help="regions that are cut from their faces")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

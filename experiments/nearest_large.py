@@ -79,9 +79,9 @@ Cells = dict[str, Cell]
 # the nearest, which tries all.
 SHALLOW_START = WarmStart(first=DecoupledDirectionNorm(steps=100), then=AugmentedLagrangian(steps=300))
 SHALLOW_WALK = FaceWalk(first=SHALLOW_START)
-TOWARD_ALL = MultiTargeted(member=DecoupledDirectionNorm(steps=60))
-DEEP_START = WarmStart(first=TOWARD_ALL, then=AugmentedLagrangian(steps=400))
-DEEP_WALK = FaceWalk(first=DEEP_START, rivals=1, steps=5, faces=4, slack=1.1)
+TOWARD_ONE = WarmStart(first=DecoupledDirectionNorm(steps=60), then=AugmentedLagrangian(steps=200))
+DEEP_START = WarmStart(first=AugmentedLagrangian(steps=1000), then=MultiTargeted(member=TOWARD_ONE))
+DEEP_WALK = FaceWalk(first=DEEP_START, rivals=1, steps=15)
 
 
 def methods(network: str, quick: bool) -> dict[str, str | Method]:

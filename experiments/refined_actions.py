@@ -207,16 +207,16 @@ def main() -> int:
             if asked.out is not None:
                 asked.out.write_text(json.dumps(content | {NAME: cells}, indent=1) + "\n")
 
-    states, radii = (20, (0.3,)) if asked.quick else (200, RADII)
+    states, radii = (10, (0.3,)) if asked.quick else (200, RADII)
     for name in ["pendulum"] if asked.quick else asked.agents.split(","):
-        agent = replace(AGENTS[name], episodes=2) if asked.quick else AGENTS[name]
+        agent = replace(AGENTS[name], episodes=2, grid=401) if asked.quick else AGENTS[name]
         for radius in radii:
             if "gain" in asked.parts:
                 once(f"gain|{name}|{radius}", lambda a=agent, r=radius: gains(a, states, r, METHODS))
         if "returns" in asked.parts:
             once(f"returns|{name}|bare", lambda a=agent: returned(a, None, 0.0, 1, a.episodes))
             for radius, method in itertools.product(radii, ("pgd",) if asked.quick else ("pgd", "adr-gd", "cem")):
-                named, budget = METHODS[method]
+                named, budget = METHODS[method] if not asked.quick else (method, 5)
                 once(
                     f"returns|{name}|{radius}|{method}",
                     lambda a=agent, m=named, r=radius, b=budget: returned(a, m, r, b, a.episodes),

@@ -40,7 +40,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "td3 Ant-v5": MUJOCO,
     "ddpg Ant-v5": MUJOCO,
 }
-QUICK = {"steps": 300, "seeds": 2, "warm_up": 150, "stretch": 150, "episodes": 2, "net": (32, 32), "budget": 10}
+QUICK = {"steps": 120, "seeds": 1, "warm_up": 60, "stretch": 60, "episodes": 1, "net": (16, 16), "budget": 4}
 
 
 def config_of(cell: str, settings: dict[str, Any], folder: Path) -> Config:

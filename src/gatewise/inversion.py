@@ -47,8 +47,8 @@ class Inversion:
 
     `said` is what a summary tells of it; `start` (rows, …) in `domain`; `objective` of some rows, by their positions
     (n,) int64; `pictures` of points (rows, …) with the network's output there, as images; `judge` gives figures by
-    name, (rows,) each, of the same; `index` (rows,) int64 the rows' names, on the CPU; `truth` and `measured` are pictures of
-    what was looked at and of what was seen of it, or None.
+    name, (rows,) each, of the same; `index` (rows,) int64 the rows' names, on the CPU; `truth` and `measured` are
+    pictures of what was looked at and of what was seen of it, or None.
     """
 
     said: dict[str, Any]

@@ -67,6 +67,27 @@ def test_generators_are_inverted_and_nothing_is_run_twice(tmp_path):
     assert json.loads(again.stdout.splitlines()[-1]) == first
 
 
+def test_agents_are_trained_plain_and_refined_and_nothing_is_run_twice(tmp_path):
+    file, runs = tmp_path / "figures.json", tmp_path / "runs"
+    ran = _quick("refined_drl", "--out", str(file), "--runs", str(runs))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS refined_drl" in ran.stderr
+    (cell,) = json.loads(file.read_text())["refined_drl"]["cells"].values()
+    assert [point["step"] for point in cell["curves"]["refined"]] == [0, 60, 120]
+    again = _quick("refined_drl", "--out", str(file), "--runs", str(runs))
+    assert again.stdout == ran.stdout
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_actions_of_published_agents_are_refined(tmp_path):
+    ran = _quick("refined_actions", "--out", str(tmp_path / "figures.json"))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS refined_actions" in ran.stderr
+    cells = json.loads((tmp_path / "figures.json").read_text())["refined_actions"]
+    passes = [one["forwards"] + one["backwards"] for one in cells["gain|pendulum|0.3"]["methods"].values()]
+    assert 180 <= min(passes) <= max(passes) <= 202
+
+
 def test_part_of_an_experiment_is_put_beside_the_rest(tmp_path):
     file = tmp_path / "figures.json"
     file.write_text(json.dumps({"surrogate_slopes": {"C": {"gd": {"mean": 1.0}}}, "other": {}}))

@@ -203,6 +203,8 @@ def test_what_has_no_regions_is_said():
         planar_regions(view(mlp(4, 6, 2)), torch.zeros(1, 4, dtype=torch.float64), 1.0)
     with pytest.raises(InvalidInput, match="float64"):
         planar_regions(view(mlp(2, 6, 2, dtype=torch.float32)), CENTER.float(), 1.0)
+    with pytest.raises(InvalidInput, match=r"\.double\(\)"):
+        planar_regions(view(mlp(2, 6, 2, dtype=torch.float32)), CENTER, 1.0)
     with pytest.raises(InvalidInput, match="positive"):
         planar_regions(view(mlp(2, 6, 2)), CENTER, 0.0)
     with pytest.raises(InvalidInput, match="more than 5"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatewise.errors import InvalidInput
+from gatewise.errors import InvalidInput, UnsupportedProblem
 from gatewise.measurements import RandomProjection
 from gatewise.objectives import (
     CrossEntropy,
@@ -124,3 +124,31 @@ def test_the_curvature_of_sums_and_penalties_is_the_sum():
     of_x, of_y = curvature(Penalised(Sum((first, second)), torch.zeros_like(X), 0.5), X, Y)(px, py)
     torch.testing.assert_close(of_x, 0.5 * px)
     torch.testing.assert_close(of_y, curvature(first, X, Y)(px, py)[1] + curvature(second, X, Y)(px, py)[1])
+
+
+def test_the_proximal_step_without_an_end_is_its_closed_form():
+    target, rho = IMAGES.flatten(1), torch.tensor([0.01, 0.3, 5.0], dtype=torch.float64)
+    found = SquaredError(target, weight=2.0).proximal_step(Y, rho)
+    a, r = 2 * 2.0 / 36, rho[:, None]
+    torch.testing.assert_close(found, (a * target + r * Y) / (a + r), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("end", ["tanh", "sigmoid"])
+def test_no_entry_nearby_is_better_than_the_proximal_step(end):
+    low = -1.0 if end == "tanh" else 0.0
+    objective = SquaredError(IMAGES.round(), output_map=ToPixels((1, 6, 6), end, low, 1.0))
+    rho = torch.tensor([1e-5, 1e-3, 0.1], dtype=torch.float64)
+
+    def value(y: Tensor) -> Tensor:
+        return objective(X, y) + rho / 2 * (y - 3 * Y).square().sum(1)
+
+    found = objective.proximal_step(3 * Y, rho)
+    for seed in range(200):
+        draw = torch.Generator().manual_seed(seed)
+        other = found + 10 ** (-seed % 4) * torch.randn(Y.shape, generator=draw, dtype=torch.float64)
+        assert (value(found) <= value(other) + 1e-9).all()
+
+
+def test_the_proximal_step_of_a_measured_image_is_refused():
+    with pytest.raises(UnsupportedProblem, match="whole image"):
+        SquaredError(MEASURE(IMAGES), measurement=MEASURE).proximal_step(Y, torch.ones(3))

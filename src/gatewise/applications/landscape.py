@@ -22,6 +22,7 @@ from gatewise.classification import Norm, check_labels
 from gatewise.errors import InvalidInput
 from gatewise.flags import check_deviations, check_positive, flag, fraction, numbers, required
 from gatewise.landscape import landscape
+from gatewise.methods.base import Method
 from gatewise.network import NetworkView, Plane
 from gatewise.objectives import CrossEntropy, Linear, Margin, Objective
 from gatewise.readers import Images, read_device, read_images, read_model
@@ -34,7 +35,7 @@ from gatewise.report.progress import progress_bar
 from gatewise.report.value_curves import Curve, draw_value_curves
 from gatewise.zoo.normalise import normalised
 
-DEFAULT_METHODS = ("gd:step_size=0.05", "adam", "pgd", "adr-gd:step_size=0.05", "gate-annealing")
+_STEPS = 20  # of the window's side, in those methods that measure theirs in input units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +61,9 @@ class Config:
     objective: str = flag("margin, cross-entropy, logit:K or output:K", "margin")
     maximise: bool = flag("let the methods climb; they descend but for cross-entropy", False)
     method: tuple[str, ...] = flag(
-        "NAME[:key=value,…]; repeatable, or none; all from one start at the same budget (default: gd, adam, pgd, "
-        "adr-gd, gate-annealing)",
-        DEFAULT_METHODS,
+        "NAME[:key=value,…]; repeatable, or none; all from one start at the same budget (default: adam, pgd, "
+        "gate-annealing, and gd and adr-gd with steps of 1/20 of the window)",
+        (),
         repeat=True,
     )
     budget: int = flag("backward passes of each method", 60, parse=int)
@@ -120,7 +121,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     require_writable(config.out)
     require_matplotlib()
-    methods = {} if list(config.method) == ["none"] else {name: method_named(name) for name in config.method}
+    methods = _methods(config)
     device = read_device(config.device)
     network = NetworkView(normalised(read_model(config.model, config.weights), config.mean, config.std).to(device))
     rows, others = _rows(config, device)
@@ -173,6 +174,12 @@ def run(config: Config) -> dict[str, Any]:
         highlight=False,
     )
     return summary
+
+
+def _methods(config: Config) -> dict[str, Method]:
+    step = f"step_size={config.window / _STEPS:g}"
+    names = config.method or (f"gd:{step}", "adam", "pgd", f"adr-gd:{step}", "gate-annealing")
+    return {} if list(names) == ["none"] else {name: method_named(name) for name in names}
 
 
 def _pair(text: str, kind: type) -> tuple[Any, Any]:
@@ -278,8 +285,8 @@ def _told(scene: Scene) -> dict[str, Any]:
 
 def _finite(figures: np.ndarray) -> list[float | None] | None:
     """With None where there is none, and None where there are none at all."""
-    finite = np.isfinite(figures)
-    return np.where(finite, figures, None).tolist() if finite.any() else None
+    listed = [figure if math.isfinite(figure) else None for figure in figures.tolist()]
+    return listed if np.isfinite(figures).any() else None
 
 
 def _arrays(scene: Scene) -> dict[str, np.ndarray]:

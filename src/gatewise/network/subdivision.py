@@ -184,6 +184,14 @@ def planar_regions(view: NetworkView, center: Tensor, window: float, *, most: in
         )
     if not 0 < window < np.inf:
         raise InvalidInput(f"The window must be a positive number, got {window}.")
+    try:
+        with torch.no_grad():
+            view.plain(center)
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"The network cannot be run on float64 points of shape {tuple(center.shape)}; convert it by .double(): "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     require_piecewise_linear(view, center)
     view.region(center)  # says which gates cannot be had
     return _Subdivision(view, center, float(window), most).regions()
