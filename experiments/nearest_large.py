@@ -104,7 +104,6 @@ def methods(network: str, quick: bool) -> dict[str, str | Method]:
         "foolbox DDN": "DDNAttack:1000",
         "foolbox FMN": "L2FMNAttack:1000",
         "carlini-wagner": "carlini-wagner:preset=short",
-        "foolbox CW": "L2CarliniWagnerAttack:1000",
         **({ONCE: "rlr-qp:first=deepfool,rivals=1"} if network == AGAIN else {}),
     }
 

@@ -7,7 +7,17 @@ import torch
 
 from gatewise import methods
 from gatewise.errors import InvalidInput
-from gatewise.methods import ActivationDescent, Admm, LocalMilp, Method, ProjectedGradient, RegionWalk, Start
+from gatewise.methods import (
+    ActivationDescent,
+    Admm,
+    CrossEntropyMethod,
+    LocalMilp,
+    Method,
+    ProjectedGradient,
+    RandomSearch,
+    RegionWalk,
+    Start,
+)
 from gatewise.methods.base import cosine_decay
 from gatewise.streams import RowStreams
 
@@ -36,6 +46,7 @@ def test_settings_are_frozen(kind):
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_a_step_that_is_no_positive_number_gives_a_sentence(kind, value):
     lengths = {LocalMilp: "radius", RegionWalk: "radius", Admm: "rho"}  # in a region; of the constraints
+    lengths |= {CrossEntropyMethod: "width", RandomSearch: "steps"}  # of the draws; it has none
     length = lengths.get(kind, "step_size")
     with pytest.raises(InvalidInput, match=f"{length} must be a positive number, got {value}"):
         kind(**{length: value})
