@@ -1,9 +1,9 @@
 """Inverting generators: MNIST test images through the DCGAN generator and the VAE decoder, whole, in part, in sketch.
 
 `plain`: the whole image. `inpainting`: all pixels but a centred square of 14 x 14. `missing pixels`: three in ten, drawn
-at random. `compressed sensing`: 100 products with normal draws, as in Bora et al. (2017). Each with every method from the same standard normal start, in the same box
-of latents, at the same number of backward passes a row; best point so far by the objective, which knows what was
-measured and nothing else. Told is the error of the whole image.
+at random, are seen. `compressed sensing`: 100 products with normal draws, as in Bora et al. (2017). Every method begins
+at the same standard normal latents, in the same box, with the same number of backward passes a row; best point so far
+by the objective, which knows what was measured and nothing else. Told is the error of the whole image.
 
 Settings were chosen on the test images 1000 to 1049, none of which is among those reported: the first 100.
 

@@ -103,6 +103,7 @@ def methods(network: str, quick: bool) -> dict[str, str | Method]:
         "deepfool": "deepfool",
         "foolbox DDN": "DDNAttack:1000",
         "foolbox FMN": "L2FMNAttack:1000",
+        "foolbox CW": "L2CarliniWagnerAttack:1000",
         "carlini-wagner": "carlini-wagner:preset=short",
         **({ONCE: "rlr-qp:first=deepfool,rivals=1"} if network == AGAIN else {}),
     }

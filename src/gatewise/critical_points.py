@@ -1,7 +1,7 @@
 """Critical points of a smooth loss on a sphere: found from many starts, told apart, and classified.
 
 From each start three descents along the sphere: of L, which ends at minima, of -L, which ends at maxima, and of
-`||Gamma||² / 2`, which ends at critical points of any kind, saddles too. What they end at is polished by Newton steps on
+`||Gamma||² / 2`, which ends at critical points of any kind, saddles too. Their ends are polished by Newton steps on
 the tangent space (MINRES: the tangent Hessian of a saddle is indefinite), kept where the tangent gradient vanishes, and
 merged where two are one point. Nothing is a proof that all were found but an exact scan, which two inputs allow.
 """
