@@ -46,7 +46,7 @@ class TwoLayers:
     x: Tensor
 
     def __call__(self, offsets: Tensor) -> Tensor:
-        """f at x plus `offsets` (k, d): (k,)."""
+        """The output at x plus `offsets` (k, d): (k,)."""
         return F.softplus((self.x + offsets) @ self.w.T) @ self.a
 
     def squared(self, radius: float, y: float | None = None) -> SphereLoss:
@@ -179,7 +179,12 @@ def escape(scale: float, ratio: float, seed: int) -> dict[str, float]:
     way = walk(loss, loss.onto_sphere(most + 0.01 * aside), [pace] * 400)
     there = torch.stack([torch.cdist(points, least).min(1).values < 0.05 * loss.radius for points in way.points])
     steps = way.first(there).double()
-    values = loss.value(least)
+    return {
+        "minima": float(len(least)),
+        "single": float(len(least) == 1),
+        "steps": float(steps.mean()),
+        "escaped": float((steps <= 400).double().mean()),
+    }
 
 
 SHARES = {"never_up", "no_saddles", "isolated", "definite", "signs", "one_minimum", "within_45", "condition", "single"}

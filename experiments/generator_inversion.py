@@ -1,9 +1,9 @@
 """Inverting generators: MNIST test images through the DCGAN generator and the VAE decoder, whole, in part, in sketch.
 
-`plain`: the whole image. `inpainting`: all pixels but a centred square of 14 x 14. `missing pixels`: three in ten, drawn
-at random, are seen. `compressed sensing`: 100 products with normal draws, as in Bora et al. (2017). Every method begins
-at the same standard normal latents, in the same box, with the same number of backward passes a row; best point so far
-by the objective, which knows what was measured and nothing else. Told is the error of the whole image.
+`plain`: the whole image. `inpainting`: all pixels but a centred square of 14 x 14. `missing pixels`: three in ten are
+seen, drawn at random. `compressed sensing`: 100 products with normal draws, as in Bora et al. (2017). Every method
+begins at the same standard normal latents, in the same box, with the same number of backward passes a row; best point
+so far by the objective, which knows what was measured and nothing else. Told is the error of the whole image.
 
 Settings were chosen on the test images 1000 to 1049, none of which is among those reported: the first 100.
 
@@ -155,22 +155,34 @@ def write(file: Path | None, told: dict[str, Any]) -> None:
 def gallery(folder: Path, path: Path, count: int) -> None:
     """Two images of each task on the DCGAN, one below the other: original, what was seen, Adam's and ours."""
     parts: dict[str, list[Tensor]] = {}
-    for task in [task for task in TASKS if task.startswith("dcgan")]:
+    tasks = [task for task in TASKS if task.startswith("dcgan")]
+    found = {task: load_file(folder / file_of(task)) for task in tasks}
+    shown = [label for label in ("adam", "adam, 2 runs", "gauss-newton") if all(label in found[task] for task in tasks)]
+    for task in tasks:
         inversion, _ = opened(task, count)
         assert inversion.truth is not None
-        seen = inversion.truth if inversion.measured is None else inversion.measured
-        found = load_file(folder / f"{task.partition('|')[2].replace(' ', '_')}.safetensors")
         start = inversion.pictures(inversion.start, plain(inversion.network, inversion.start, count))
-        columns = {"original": inversion.truth, "seen": seen, "start": start} | {
-            label: found[label] for label in ("adam", "adam, 2 runs", "gauss-newton") if label in found
-        }
+        seen = inversion.truth if inversion.measured is None else inversion.measured
+        columns = {"original": inversion.truth, "seen": seen, "start": start} | {one: found[task][one] for one in shown}
         for title, images in columns.items():
-            parts.setdefault(title, []).append(images[:2])
+            parts.setdefault(title, []).append(images[2:4] if count > 3 else images[:1])
+    pictures = {title: torch.cat(images) for title, images in parts.items()}
+    truth = pictures["original"]
     columns = [
-        Column(title, torch.cat(images), [""] * len(torch.cat(images)), [False] * len(torch.cat(images)))
-        for title, images in parts.items()
+        Column(
+            title,
+            images,
+            [f"mse {value:.4f}" if title in shown else "" for value in (images - truth).flatten(1).square().mean(1)],
+            [False] * len(images),
+        )
+        for title, images in pictures.items()
     ]
     draw_gallery(path, columns[0], *columns[3:], between=columns[1:3])
+
+
+def file_of(task: str) -> str:
+    """Where the images of a task on the DCGAN are kept."""
+    return f"{task.partition('|')[2].replace(' ', '_')}.safetensors"
 
 
 def main() -> int:
@@ -208,8 +220,8 @@ def main() -> int:
             write(given.out, told)
             if given.images:
                 keep(given.images, task, label, images)
-    drawn = [task.partition("|")[2].replace(" ", "_") for task in TASKS if task.startswith("dcgan")]
-    if given.images and all((given.images / f"{name}.safetensors").is_file() for name in drawn):
+    drawn = [file_of(task) for task in TASKS if task.startswith("dcgan")]
+    if given.images and all((given.images / name).is_file() for name in drawn):
         gallery(given.images, given.images / "gallery.png", count)
     tables(cells, Console(width=150))
     if left:
@@ -225,7 +237,7 @@ def keep(folder: Path, task: str, label: str, images: Tensor) -> None:
     """The images of one method beside those of the others."""
     if not task.startswith("dcgan"):
         return
-    file = folder / f"{task.partition('|')[2].replace(' ', '_')}.safetensors"
+    file = folder / file_of(task)
     folder.mkdir(parents=True, exist_ok=True)
     save_file((load_file(file) if file.is_file() else {}) | {label: images.contiguous()}, file)
 

@@ -17,6 +17,7 @@ from gatewise.applications import (
     action_refinement,
     adversarial_training,
     classifier_attack,
+    dynamics,
     inversion,
     landscape,
     nearest_points,
@@ -27,6 +28,7 @@ from gatewise.errors import GatewiseError
 
 APPLICATIONS: dict[str, tuple[type[Any], Callable[[Any], object], str]] = {
     "attack": (classifier_attack.Config, classifier_attack.run, "attack a classifier in a ball around each image"),
+    "dynamics": (dynamics.Config, dynamics.run, "follow projected gradient in an l2 ball, and find where it can end"),
     "landscape": (landscape.Config, landscape.run, "draw linear regions, objective and ways of methods in a plane"),
     "invert": (inversion.Config, inversion.run, "find inputs whose output, features or class match a target"),
     "attack-policy": (policy_attack.Config, policy_attack.run, "attack a policy while it plays"),

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, minres
+from scipy.sparse.linalg import minres
 from torch import Tensor
 
 from gatewise.geometry import row_norm
-from gatewise.sphere_dynamics import SphereLoss, tangential
+from gatewise.sphere_dynamics import SphereLoss, matrix_free, tangential
 
 Kind = Literal["minimum", "maximum", "saddle", "degenerate"]
 Merit = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -129,13 +128,8 @@ def _polish(loss: SphereLoss, point: Tensor, steps: int = 25) -> Tensor:
     """Newton steps on the tangent space from `point` (1, size), for as long as the tangent gradient shrinks."""
     slope = loss.at(point).tangent
     for _ in range(steps):
-        product = loss.tangent_hessian(point)
-        operator = LinearOperator(
-            (loss.size, loss.size),
-            lambda v, product=product: product(torch.from_numpy(np.ravel(v))[None])[0].numpy(),
-            dtype=np.float64,
-        )
-        found, _ = minres(operator, -slope[0].numpy(), rtol=1e-10, maxiter=4 * loss.size)
+        operator = matrix_free(loss.tangent_hessian(point), loss.size)
+        found, _ = minres(operator, -slope[0].numpy(), rtol=1e-10, maxiter=min(4 * loss.size, 200))
         move = tangential(torch.from_numpy(found)[None], point)
         move = move * min(1.0, 0.1 * loss.radius / max(float(row_norm(move)), 1e-300))
         trial = loss.onto_sphere(point + move)

@@ -116,14 +116,13 @@ class SphereLoss:
         return torch.stack([self._extremes(point[None], tangent) for point in points])
 
     def _extremes(self, point: Tensor, tangent: bool) -> Tensor:
-        n, normal = self.size, unit_rows(point)
+        n, normal, multiplier = self.size, unit_rows(point), float(self.at(point).multiplier)
+        product, inside = self.hessian(point), 0.0
         if tangent:
             product = self.tangent_hessian(point)
             # The normal is given an eigenvalue from inside the tangent spectrum, where it hides.
             probe = unit_rows(tangential(RowStreams(0, [0]).normal(point), point))
             inside = float((probe * product(probe)).sum())
-        else:
-            product, inside, multiplier = self.hessian(point), 0.0, float(self.at(point).multiplier)
 
         def whole(direction: Tensor) -> Tensor:
             if tangent:
@@ -134,12 +133,10 @@ class SphereLoss:
             matrix = torch.cat([whole(unit[None]) for unit in torch.eye(n, dtype=point.dtype)])
             eigenvalues = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
             return eigenvalues[[0, -1]]
-        operator = LinearOperator(
-            (n, n), lambda v: whole(torch.from_numpy(np.ravel(v))[None])[0].numpy(), dtype=np.float64
-        )
+        operator = matrix_free(whole, n)
         start = RowStreams(0, [1]).normal(point)[0].numpy()
         try:
-            found = eigsh(operator, k=2, which="BE", v0=start, tol=1e-8, return_eigenvectors=False)
+            found = eigsh(operator, k=2, which="BE", v0=start, tol=1e-8, return_eigenvectors=False)  # pyright: ignore
         except ArpackNoConvergence as error:
             raise InvalidInput("Lanczos found no extreme eigenvalues of the tangent Hessian; use a smaller radius or a "
                                "higher temperature.") from error  # fmt: skip
@@ -174,6 +171,15 @@ def tangential(vectors: Tensor, points: Tensor) -> Tensor:
     """The part of `vectors` (k, n) that is upright on `points` (k, n), by row."""
     normals = unit_rows(points)
     return vectors - (vectors * normals).sum(1, keepdim=True) * normals
+
+
+def matrix_free(product: Callable[[Tensor], Tensor], size: int) -> LinearOperator:
+    """A `product` of directions (1, size), float64, as scipy's solvers ask for it."""
+
+    def of_array(direction: np.ndarray) -> np.ndarray:
+        return product(torch.from_numpy(np.ravel(direction))[None])[0].numpy()
+
+    return LinearOperator((size, size), of_array, dtype=np.float64)  # pyright: ignore
 
 
 def widest_angle(vectors: Tensor) -> float:

@@ -107,3 +107,16 @@ def test_landscapes_are_drawn(tmp_path):
     drawn = {path.stem for path in tmp_path.glob("*.png")}
     assert {"three_neurons", "small_network", "pieces"} <= drawn == told.keys() - {"seconds"}
     assert all(picture.get("area_error", 0) < 1e-9 for name, picture in told.items() if name != "seconds")
+
+
+@pytest.mark.usefixtures("data_folder")
+def test_operator_splitting_is_held_against_adam_and_nothing_is_run_twice(tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick("admm_inversion", "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS admm_inversion" in ran.stderr
+    first = json.loads(file.read_text())
+    assert first == json.loads(ran.stdout.splitlines()[-1])["lenet"]
+    assert set(first["against_adam"]["box|admm, rho 0.01"]) == {"equal iterations", "equal passes", "equal seconds"}
+    again = _quick("admm_inversion", "--out", str(file))
+    assert json.loads(again.stdout.splitlines()[-1])["lenet"] == first
