@@ -26,6 +26,7 @@ demo: $(STAMP)
 # The pictures of the docs that need no recorded runs.
 figures: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/landscapes.py --out docs/landscapes
+	OMP_NUM_THREADS=1 $(BIN)/python experiments/first_order_pictures.py --out docs/dynamics
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

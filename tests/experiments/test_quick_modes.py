@@ -120,3 +120,24 @@ def test_operator_splitting_is_held_against_adam_and_nothing_is_run_twice(tmp_pa
     assert set(first["against_adam"]["box|admm, rho 0.01"]) == {"equal iterations", "equal passes", "equal seconds"}
     again = _quick("admm_inversion", "--out", str(file))
     assert json.loads(again.stdout.splitlines()[-1])["lenet"] == first
+
+
+def test_claims_on_first_order_adversaries_are_measured_and_nothing_is_run_twice(tmp_path):
+    file = tmp_path / "figures.json"
+    ran = _quick("first_order_adversaries", "--out", str(file))
+    assert ran.returncode == 0, ran.stderr
+    assert "PASS first_order_adversaries" in ran.stderr
+    first = json.loads(file.read_text())
+    assert first == json.loads(ran.stdout.splitlines()[-1])
+    assert all(low <= mean <= high for cell in first.values() for mean, low, high in list(cell.values())[:-1])
+    again = _quick("first_order_adversaries", "--out", str(file))
+    assert json.loads(again.stdout.splitlines()[-1]) == first
+
+
+@pytest.mark.slow
+def test_pictures_of_the_dynamics_are_drawn(tmp_path):
+    ran = _quick("first_order_pictures", "--out", str(tmp_path))
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert {path.stem for path in tmp_path.glob("*.png")} == told.keys() - {"seconds"} >= {"scales_and_ratios"}
+    assert told["scales_and_ratios"]["0.01|10"] == 1

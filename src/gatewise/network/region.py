@@ -156,9 +156,7 @@ class LinearRegion:
         for i, (gate, held) in enumerate(zip(self.gates, self.pattern, strict=True)):
             entries = held
             if gate.pool is not None:
-                entries = gate.pool.entries(self._sample.preactivations[i])[0].expand(
-                    len(held), *[-1] * held.ndim
-                )
+                entries = gate.pool.entries(self._sample.preactivations[i])[0].expand(len(held), *[-1] * held.ndim)
             size = entries[0].numel()
             here = ((faces >= first) & (faces < first + size)).nonzero().flatten()
             local = faces[here] - first

@@ -4,9 +4,10 @@ Legend: copies z_0 (the input), z_1, …, z_m (z_m is the output's); activation 
 `p_a = sum_i W_ai z_i + b_a` over the copies before it, and the output that z_{a+1} copies; the last activation is the
 identity on the network's output. In a chain p_a depends on z_a alone; with skip connections on several.
 
-Gates are positively homogeneous, so an activation's inputs and outputs may be counted in units of its own. Equilibrated,
-these are such that each block but the input's has the squared Frobenius norm `sqrt(inputs * outputs)`: entries of 1
-make entries of about 1, forward and backward. The output keeps its unit. Units are powers of two, which round nothing.
+Gates are positively homogeneous, so an activation's inputs and outputs may be counted in units of its own.
+Equilibrated, these are such that each block but the input's has the squared Frobenius norm `sqrt(inputs * outputs)`:
+entries of 1 make entries of about 1, forward and backward. The output keeps its unit. Units are powers of two, which
+round nothing.
 
 Source of that: Fougner & Boyd, "Parameter selection and preconditioning for a graph form solver" (2018), section 4.
 """
