@@ -136,7 +136,7 @@ def rates(m: int, d: int, seed: int) -> dict[str, float]:
     loss = drawn(m, d, seed).squared(epsilon)
     etas = epsilon**2 * torch.tensor([1.0, 0.5, 0.25, 0.125], dtype=torch.float64).repeat_interleave(4)
     start = loss.uniform(4, seed).repeat(4, 1)
-    way = walk(loss, start, [etas] * math.ceil(40 / epsilon))
+    way = walk(loss, start, [etas] * math.ceil(80 / epsilon))
     best = critical_points(loss, starts=6, steps=150, seed=seed, saddles=False)
     least = best.of("minimum")
     gap = torch.stack([torch.cdist(points, least).min(1).values for points in way.points])
@@ -156,7 +156,8 @@ def rates(m: int, d: int, seed: int) -> dict[str, float]:
         -np.polyfit(at[tail].double().log().numpy(), distance[tail].log().numpy(), 1)[0] if tail.sum() > 2 else math.nan
     )
     worst = float((distance * at / (distance[0] * z)).max())  # D_s (s + z) / (D_0 z)
-    return {"growth": float(growth), "reached": float((gap[-1] <= 0.1 * etas.sqrt()).all()), "law": float(law),
+    reached = bool((gap[-1] <= 0.1 * etas.sqrt()).all())
+    return {"growth": float(growth) if reached else math.nan, "reached": float(reached), "law": float(law),
             "bound": worst}  # fmt: skip
 
 
@@ -219,16 +220,16 @@ def cells(quick: bool) -> dict[str, Callable[[int], dict[str, float]]]:
     for m, d in sizes:
         small = math.log(m) ** -2
         found[f"small|{m}|{d}"] = lambda seed, m=m, d=d, e=small: on_one_network(m, d, seed, "squared", e)
-    for m, d in sizes if quick else ((30, 10), (300, 10), (300, 40)):
-        found[f"large|{m}|{d}"] = lambda seed, m=m, d=d: on_one_network(m, d, seed, "squared", 3.0)
-        found[f"rates|{m}|{d}"] = lambda seed, m=m, d=d: rates(m, d, seed)
     m, d = sizes[0] if quick else (300, 10)
-    found["cross-entropy"] = lambda seed: on_one_network(m, d, seed, "cross-entropy", math.log(m) ** -2)
+    found["cross-entropy"] = lambda seed, m=m, d=d: on_one_network(m, d, seed, "cross-entropy", math.log(m) ** -2)
     for m in (10,) if quick else (10, 100, 1000):
         found[f"threshold|{m}"] = lambda seed, m=m: threshold(m, seed)
     for scale in SCALES[:1] if quick else SCALES:
         for ratio in RATIOS[:1] if quick else RATIOS:
             found[f"escape|{scale:g}|{ratio:g}"] = lambda seed, s=scale, r=ratio: escape(s, r, seed)
+    for m, d in sizes if quick else ((30, 10), (300, 10), (300, 40)):
+        found[f"large|{m}|{d}"] = lambda seed, m=m, d=d: on_one_network(m, d, seed, "squared", 3.0)
+        found[f"rates|{m}|{d}"] = lambda seed, m=m, d=d: rates(m, d, seed)
     return found
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy.sparse.linalg import minres
 from torch import Tensor
 
 from gatewise.geometry import row_norm
@@ -24,7 +23,7 @@ Merit = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _SAME = 1e-5  # of the radius: closer points are one
 _FLAT = 1e-9  # of the largest gradient: a tangent gradient that counts as 0
-_SINGULAR = 1e-7  # of the largest eigenvalue: one that counts as 0
+_SINGULAR = 1e-9  # of the largest eigenvalue at any of the points: one that counts as 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +84,18 @@ def critical_points(
     order = state.value.argsort()
     points, hits = points[order], hits[order]
     eigenvalues = loss.extreme_eigenvalues(points) if len(points) else points.new_zeros(0, 2)
+    slack = _SINGULAR * float(eigenvalues.abs().max()) if len(points) else 0.0
     return CriticalPoints(
         points,
         state.value[order],
         state.cosine[order],
         eigenvalues,
-        tuple(_kind(low, high) for low, high in eigenvalues.tolist()),
+        tuple(_kind(low, high, slack) for low, high in eigenvalues.tolist()),
         hits,
     )
 
 
-def _kind(low: float, high: float) -> Kind:
-    slack = _SINGULAR * max(abs(low), abs(high))
+def _kind(low: float, high: float, slack: float) -> Kind:
     if low > slack:
         return "minimum"
     if high < -slack:
@@ -126,6 +125,8 @@ def _descend(loss: SphereLoss, merit: Merit, points: Tensor, steps: int) -> Tens
 
 def _polish(loss: SphereLoss, point: Tensor, steps: int = 25) -> Tensor:
     """Newton steps on the tangent space from `point` (1, size), for as long as the tangent gradient shrinks."""
+    from scipy.sparse.linalg import minres
+
     slope = loss.at(point).tangent
     for _ in range(steps):
         operator = matrix_free(loss.tangent_hessian(point), loss.size)

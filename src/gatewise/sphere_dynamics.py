@@ -20,16 +20,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from gatewise.domains import L2Ball
 from gatewise.errors import InvalidInput
 from gatewise.geometry import row_norm, unit_rows
 from gatewise.streams import RowStreams
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 _DENSE = 24  # up to so many inputs the tangent Hessian is written out
 _ON_THE_SPHERE = 1e-9  # of the radius
@@ -133,6 +136,8 @@ class SphereLoss:
             matrix = torch.cat([whole(unit[None]) for unit in torch.eye(n, dtype=point.dtype)])
             eigenvalues = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
             return eigenvalues[[0, -1]]
+        from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
         operator = matrix_free(whole, n)
         start = RowStreams(0, [1]).normal(point)[0].numpy()
         try:
@@ -175,6 +180,7 @@ def tangential(vectors: Tensor, points: Tensor) -> Tensor:
 
 def matrix_free(product: Callable[[Tensor], Tensor], size: int) -> LinearOperator:
     """A `product` of directions (1, size), float64, as scipy's solvers ask for it."""
+    from scipy.sparse.linalg import LinearOperator
 
     def of_array(direction: np.ndarray) -> np.ndarray:
         return product(torch.from_numpy(np.ravel(direction))[None])[0].numpy()

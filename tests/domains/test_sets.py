@@ -20,9 +20,8 @@ NAN, INF = math.nan, math.inf
 
 def test_the_public_face():
     assert domains.__all__ == sorted(domains.__all__)
-    assert {"Box", "LinfBall", "L2Ball", "L1Ball", "Simplex", "Polyhedron", "Intersection", "Domain"} == set(
-        domains.__all__
-    )
+    names = {"Box", "LinfBall", "L2Ball", "L1Ball", "Simplex", "Polyhedron", "Intersection", "Latents", "Domain"}
+    assert names == set(domains.__all__)
     for name in domains.__all__:
         assert issubclass(getattr(domains, name), Domain)
 

@@ -113,8 +113,8 @@ def run(config: Config) -> dict[str, Any]:
         summary = {"rows": len(told), "radius": config.radius, "temperature": config.temperature, "images": told}
         (scratch / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw_dynamics(scratch / "dynamics.png", panels)
-    minima = sum(len([kind for kind in one["critical_points"] if kind["kind"] == "minimum"]) for one in told)
-    Console().print(f"{minima} adversaries on the spheres around {len(told)} images: {config.out}", highlight=False)
+    minima = sum(point["kind"] == "minimum" for one in told for point in one["critical_points"])
+    Console().print(f"adversaries found on the spheres: {minima}, images: {len(told)}; {config.out}", highlight=False)
     return summary
 
 
