@@ -283,10 +283,10 @@ def plots(lenet: dict[str, Any], vgg: dict[str, Any], folder: Path) -> None:
     if not cells:
         return
     figure, panels = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for key, cell in cells.items():
+    for shade, (key, cell) in enumerate(cells.items()):
         for panel, kind in zip(panels, ("mean", "primal residual", "dual residual"), strict=True):
             if kind in cell:
-                panel.plot(cell[kind], label=key.removeprefix("vgg|"), linewidth=1.2)
+                panel.plot(cell[kind], label=key.removeprefix("vgg|"), linewidth=1.2, color=f"C{shade}")
     for panel, title in zip(panels, ("VGG-11: objective", "primal residual", "dual residual"), strict=True):
         panel.set_title(title, fontsize=9)
         panel.set_yscale("log")
