@@ -94,7 +94,7 @@ def on_one_network(m: int, d: int, seed: int, kind: str, epsilon: float) -> dict
     everywhere = torch.cat([ball, sphere])
     slopes = row_norm(outer.gradient(everywhere)[1])
     steepness = row_norm(loss.gradient(everywhere)[1]) / slopes  # |dL/df|
-    steps = min(math.ceil(15 * epsilon / eta), 1000)
+    steps = min(math.ceil(30 * epsilon / (eta * float(steepness.mean()))), 2000)
     way = walk(loss, loss.uniform(8, seed), [eta] * steps)
     inside = ~way.on_sphere[1:]
     progress = ((way.values[:-1] - way.values[1:]) / eta)[inside]
@@ -227,7 +227,7 @@ def cells(quick: bool) -> dict[str, Callable[[int], dict[str, float]]]:
     for scale in SCALES[:1] if quick else SCALES:
         for ratio in RATIOS[:1] if quick else RATIOS:
             found[f"escape|{scale:g}|{ratio:g}"] = lambda seed, s=scale, r=ratio: escape(s, r, seed)
-    for m, d in sizes if quick else ((30, 10), (300, 10), (300, 40)):
+    for m, d in sizes if quick else ((30, 10), (300, 10)):
         found[f"large|{m}|{d}"] = lambda seed, m=m, d=d: on_one_network(m, d, seed, "squared", 3.0)
         found[f"rates|{m}|{d}"] = lambda seed, m=m, d=d: rates(m, d, seed)
     return found

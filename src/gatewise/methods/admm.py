@@ -23,8 +23,8 @@ all pre-activations that it feeds. (3) A convolution's outputs that wrap around 
 step behind (`gatewise.network.blocks.torus`). (4) The steps for the input and for blocks without factors are
 iterative, warm started and inexact (`inner_tolerance`, `inner_steps`). (5) Sets other than boxes take projected
 gradients for the input's step. (6) The step for the output is closed or a few Newton steps in float64; away from a
-class, where the loss is concave, a stationary point. (7) Over-relaxation, residual balancing and equilibrated
-copies, which amount to a rho for each layer, are options; the paper has a fixed rho.
+class, where the loss is concave, a stationary point. (7) Over-relaxation and residual balancing are options; the
+paper has a fixed rho.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ class Admm(Method):
     """Weight of the constraints, in units of the objective by squared activation (the paper's is 1e-5)."""
     balance: bool = False
     """Double or halve a row's rho where one of its residuals is ten times the other."""
-    equilibrate: bool = False
-    """Rescale the copies so that all blocks have one gain: for deep networks."""
     relaxation: float = 1.0
     """Over-relaxation, from 1 (none) to below 2; not with the alternating order."""
     order: Literal["backward", "forward", "alternating", "classical"] = "backward"
@@ -129,7 +127,7 @@ class _Splitting:
     def __init__(self, method: Admm, problem: Problem, start: Start):
         self.method, self.domain, x = method, problem.domain, start.points
         self.objective, self.weight, self.origin = penalty_of(problem.objective, x)
-        self.split = split = split_network(problem.network, x, equilibrate=method.equilibrate)
+        self.split = split = split_network(problem.network, x)
         self.p = list(split.preactivations)
         outputs = [activation(p) for activation, p in zip(split.activations, self.p, strict=True)]
         self.s, self.t = list(self.p), [split.lift(a + 1, v) for a, v in enumerate(outputs)]

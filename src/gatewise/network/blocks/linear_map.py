@@ -13,20 +13,11 @@ from gatewise.network.blocks.tape import Tape, run
 class LinearMap:
     """W of `W z + b`, from a leaf's value z (batch, …) to those of some slots, each (batch, …), the other leaves at 0.
 
-    Runs take as many rows as the taped run had. `scales`: z is given, and the slots' values come back, so many times as
-    large as they are in the network.
+    Runs take as many rows as the taped run had.
     """
 
-    def __init__(
-        self,
-        tape: Tape,
-        leaf: int,
-        slots: Sequence[int],
-        zeros: Mapping[int, Tensor],
-        scales: tuple[float, Sequence[float]] | None = None,
-    ):
+    def __init__(self, tape: Tape, leaf: int, slots: Sequence[int], zeros: Mapping[int, Tensor]):
         self.slots = tuple(slots)
-        self._scale, self._scales = scales or (1.0, [1.0] * len(self.slots))
         self.calls = tape.slice(slots, leaf)
         self._leaf = tape.leaves[leaf]
         # Other leaves reach these calls through constants alone.
@@ -35,7 +26,7 @@ class LinearMap:
         made = {slot for call in self.calls for slot in call.returned} | {self._leaf}
         used = {slot for call in self.calls for slot in call.given} - made
         self._known = {slot: every[slot] for slot in used}
-        self.offset = tuple(scale * every[slot] for slot, scale in zip(slots, self._scales, strict=True))
+        self.offset = tuple(every[slot] for slot in slots)
         """b, (batch, …) each, with the other leaves at 0."""
         self._input = zeros[self._leaf].detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -77,12 +68,6 @@ class LinearMap:
             [torch.cat([y.flatten(1) for y in self.product(part)], 1)[:count] for part, count in self._batches(units)]
         )
 
-    def gain(self) -> tuple[float, ...]:
-        """The sum of W's squared entries, for each slot, from one product with a normal draw."""
-        generator = torch.Generator().manual_seed(0)
-        d = torch.randn(1, *self.input_shape, generator=generator, dtype=self._input.dtype).to(self._input.device)
-        return tuple(float(y[0].double().square().sum()) for y in self.product(d.expand_as(self._input)))
-
     def matrix(self) -> Tensor:
         """W, (outputs, inputs), from the smaller number of products."""
         inputs, sizes = self.input_shape.numel(), [shape.numel() for shape in self.output_shapes]
@@ -99,8 +84,8 @@ class LinearMap:
         return torch.cat(rows)
 
     def _run(self, z: Tensor) -> tuple[Tensor, ...]:
-        values = run(self.calls, {**self._known, self._leaf: z / self._scale})
-        return tuple(scale * values[slot] for slot, scale in zip(self.slots, self._scales, strict=True))
+        values = run(self.calls, {**self._known, self._leaf: z})
+        return tuple(values[slot] for slot in self.slots)
 
     def _batches(self, units: Tensor):
         for part in units.split(self.rows):

@@ -3,18 +3,10 @@
 Legend: copies z_0 (the input), z_1, …, z_m (z_m is the output's); activation a has pre-activations
 `p_a = sum_i W_ai z_i + b_a` over the copies before it, and the output that z_{a+1} copies; the last activation is the
 identity on the network's output. In a chain p_a depends on z_a alone; with skip connections on several.
-
-Gates are positively homogeneous, so an activation's inputs and outputs may be counted in units of its own.
-Equilibrated, these are such that each block but the input's has the squared Frobenius norm `sqrt(inputs * outputs)`:
-entries of 1 make entries of about 1, forward and backward. The output keeps its unit. Units are powers of two, which
-round nothing.
-
-Source of that: Fougner & Boyd, "Parameter selection and preconditioning for a graph form solver" (2018), section 4.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +29,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 class SplitNetwork:
     """`blocks[i]` is what copy i feeds, `activations[a]` stands after pre-activation a. `values` are the copies but for
     the output's, and `preactivations` what the activations were given, (batch, …) each, in the run of the network at
-    the points that it was split at. `scales`: how many times as large as in the network each activation's inputs and
-    outputs are here.
+    the points that it was split at.
     """
 
     activations: tuple[Activation, ...]
@@ -48,7 +39,6 @@ class SplitNetwork:
     leaves: tuple[int, ...]
     calls: tuple[list[Call], ...]
     slots: tuple[int, ...]
-    scales: tuple[float, ...]
 
     def lift(self, i: int, v: Tensor) -> Tensor:
         """What copy i is to equal, where it lives, for an activation's output `v`; the output's copy is plain."""
@@ -65,16 +55,15 @@ class SplitNetwork:
             for a, value in zip(block.feeds, block.affine(z[i]), strict=True):
                 p[a] = value
             return
-        units = (1.0, *self.scales)
-        copies = {leaf: copy / unit for leaf, copy, unit in zip(self.leaves, z, units, strict=False)}
+        copies = dict(zip(self.leaves, z, strict=False))
         values = run(self.calls[i], copies)
         for a in block.feeds:
-            p[a] = self.scales[a] * values[self.slots[a]]
+            p[a] = values[self.slots[a]]
 
 
-def split_network(view: NetworkView, x: Tensor, *, equilibrate: bool = False) -> SplitNetwork:
-    """Take the network apart at `x` (batch, …), `equilibrate`: with units that give all blocks one gain. Two forward
-    passes a row; what blocks take to be measured, written out and factored is not counted.
+def split_network(view: NetworkView, x: Tensor) -> SplitNetwork:
+    """Take the network apart at `x` (batch, …). Two forward passes a row; what blocks take to be written out and
+    factored is not counted.
 
     Raises:
         UnsupportedNetwork: smooth functions, gates that belong to no row, max-pools whose windows overlap, or calls
@@ -104,35 +93,22 @@ def split_network(view: NetworkView, x: Tensor, *, equilibrate: bool = False) ->
         sources = [{number[leaf] for leaf in tape.depends(slot)} for slot in slots]
         leaves = tuple(tape.leaves[leaf] for leaf in kept)
         zeros = {leaf: torch.zeros_like(copy) for leaf, copy in zip(leaves, copies, strict=True)}
-        feeds = [tuple(a for a, source in enumerate(sources) if i in source) for i in range(len(kept))]
-        reached = [[slots[a] for a in fed] for fed in feeds]
-        scales = [1.0] * len(slots)
-        for i in reversed(range(1, len(kept))) if equilibrate else ():
-            scales[i - 1] = _unit(LinearMap(tape, kept[i], reached[i], zeros), [scales[a] for a in feeds[i]])
-        blocks = []
+        blocks, calls = [], []
         for i, leaf in enumerate(kept):
-            units = (1.0, *scales)[i], [scales[a] for a in feeds[i]]
-            linear = LinearMap(tape, leaf, reached[i], zeros, units)
-            blocks.append(Block(feeds[i], all(sources[a] == {i} for a in feeds[i]), linear, copied=i > 0))
+            feeds = tuple(a for a, source in enumerate(sources) if i in source)
+            reached = [slots[a] for a in feeds]
+            linear = LinearMap(tape, leaf, reached, zeros)
+            blocks.append(Block(feeds, all(sources[a] == {i} for a in feeds), linear, copied=i > 0))
+            calls.append(tape.slice(reached))
     return SplitNetwork(
         (*(activation for _, _, activation in joined), Activation()),
         tuple(blocks),
-        tuple(unit * copy for copy, unit in zip(copies, (1.0, *scales), strict=False)),
-        tuple(
-            scale * (*trace.preactivations, trace.output)[j].detach() for j, scale in zip(asked, scales, strict=True)
-        ),
+        copies,
+        tuple((*trace.preactivations, trace.output)[j].detach() for j in asked),
         leaves,
-        tuple(tape.slice(slots_of) for slots_of in reached),
+        tuple(calls),
         slots,
-        tuple(scales),
     )
-
-
-def _unit(linear: LinearMap, scales: Sequence[float]) -> float:
-    """The unit of a copy that gives what it feeds, in units of `scales`, the gain 1."""
-    entries = linear.input_shape.numel() * sum(shape.numel() for shape in linear.output_shapes)
-    gain = sum(scale**2 * value for scale, value in zip(scales, linear.gain(), strict=True)) / entries**0.5
-    return 2.0 ** round(math.log2(gain) / 2) if gain > 0 else 1.0
 
 
 @dataclass(frozen=True, eq=False)
