@@ -9,6 +9,11 @@ ifneq ($(wildcard ../shared/data),)
 export GATEWISE_DATA ?= $(abspath ../shared/data)
 endif
 
+# The browser that the landscape's page is opened in. Where there is none to be had, its test skips and says so.
+CHROMIUM = command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	>/dev/null 2>&1 || echo "No Chromium could be installed; the page's test will be skipped."
+
 .PHONY: setup demo figures test test-all test-gpu lint clean
 
 setup: $(STAMP)
@@ -18,6 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,test]'
+	@$(CHROMIUM)
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -15,11 +15,8 @@ The last line printed is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from first_order_adversaries import drawn, turns
-from landscapes import figure, save
+from pictures import draw_all, figure, flags, save
 from torch import Tensor, nn
 
 from gatewise.adversary import Adversary
@@ -192,14 +189,7 @@ def adversarial_training(path: Path, count: int, steps: int, epochs: tuple[int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few steps and images, for CI")
-    parser.add_argument("--only", action="append", help="a picture by name; repeatable")
-    parser.add_argument("--out", type=Path, default=Path("out/dynamics"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    given = flags(__doc__.splitlines()[0], "few steps and images", "out/dynamics")
     steps, count = (4, 1) if given.quick else (120, 3)
     epochs, rows = ((0, 1, 2), 50) if given.quick else ((0, 5, 20), 1000)
     pictures: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -212,10 +202,7 @@ def main() -> None:
         }
     else:
         print("LEFT OUT: MNIST; set GATEWISE_DATA to the folder that holds mnist/.")
-    found = {
-        name: draw(given.out / f"{name}.png") for name, draw in pictures.items() if name in (given.only or pictures)
-    }
-    print(json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}))
+    draw_all(pictures, given)
 
 
 if __name__ == "__main__":

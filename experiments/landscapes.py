@@ -10,11 +10,7 @@ The last line printed is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -23,9 +19,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
+from pictures import draw_all, figure, flags, save
 from torch import Tensor, nn
 
 import gatewise as gw
@@ -69,20 +63,6 @@ def over_inputs(network: nn.Module, names: list[str], budget: int) -> Scene:
     return landscape(
         network, lambda x, y: y[:, 0], plane, 2.0, methods=methods, budget=budget, maximise=True, title="output"
     )
-
-
-def figure(wide: float, tall: float) -> Figure:
-    made = Figure(figsize=(wide, tall), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
-
-
-def save(made: Figure, path: Path) -> None:
-    """In 256 colours: a third of the size, and as good to look at."""
-    whole = io.BytesIO()
-    made.savefig(whole, format="png", dpi=110)
-    few = Image.open(whole).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
 
 
 def three_neurons(path: Path, budget: int) -> dict[str, Any]:
@@ -244,15 +224,8 @@ def told(scene: Scene) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small windows and few passes, for CI")
-    parser.add_argument("--only", action="append", help="a picture by name; repeatable")
-    parser.add_argument("--out", type=Path, default=Path("out/landscapes"))
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    given.out.mkdir(parents=True, exist_ok=True)
+    given = flags(__doc__.splitlines()[0], "small windows and few passes", "out/landscapes")
     budget, count, window = (12, 3, 0.1) if given.quick else (300, 30, 1.0)
-    began = time.perf_counter()
     models = Path(os.environ.get("GATEWISE_DATA", "")) / "models"
     pictures: dict[str, Callable[[Path], dict[str, Any]]] = {
         "three_neurons": lambda path: three_neurons(path, budget),
@@ -267,10 +240,7 @@ def main() -> None:
         }
     else:
         print("LEFT OUT: MNIST; set GATEWISE_DATA to the folder that holds models/ and mnist/.")
-    found = {
-        name: draw(given.out / f"{name}.png") for name, draw in pictures.items() if name in (given.only or pictures)
-    }
-    print(json.dumps(found | {"seconds": round(time.perf_counter() - began, 1)}))
+    draw_all(pictures, given)
 
 
 if __name__ == "__main__":

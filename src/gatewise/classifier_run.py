@@ -17,7 +17,17 @@ from gatewise.catalogue import method_named
 from gatewise.classification import Norm, check_images, check_labels, plain_logits
 from gatewise.combinators import MultiTargeted
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_bounds, check_deviations, check_positive, flag, interval, numbers, required
+from gatewise.flags import (
+    check_bounds,
+    check_deviations,
+    check_methods,
+    check_positive,
+    check_seed,
+    flag,
+    interval,
+    numbers,
+    required,
+)
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
 from gatewise.objectives import Margin
@@ -59,12 +69,10 @@ class ClassifierConfig:
 
     def __post_init__(self):
         check_positive(self, "budget", "seconds", "batch", "count")
-        if len(set(self.method)) < len(self.method):
-            raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+        check_methods(self.method)
         if self.target is not None and self.targeted is not None:
             raise InvalidInput("--target and --targeted exclude each other; give one.")
-        if self.seed < 0:
-            raise InvalidInput(f"--seed must be at least 0, got {self.seed}.")
+        check_seed(self.seed)
         check_deviations(self.std)
         check_bounds(self.bounds)
 

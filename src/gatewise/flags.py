@@ -48,6 +48,18 @@ def check_positive(config: object, *names: str) -> None:
             raise InvalidInput(f"--{name.replace('_', '-')} must be positive, got {value}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise InvalidInput unless --seed is at least 0."""
+    if seed < 0:
+        raise InvalidInput(f"--seed must be at least 0, got {seed}.")
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raise InvalidInput where --method is given twice with the same text."""
+    if len(set(methods)) < len(methods):
+        raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+
+
 def check_bounds(bounds: tuple[float, float] | None) -> None:
     """Raise InvalidInput unless the pixel bounds are LO,HI with LO below HI, or None."""
     if bounds is not None and not bounds[0] < bounds[1]:

@@ -21,7 +21,17 @@ from gatewise.adversary import Adversary
 from gatewise.attack import Loss
 from gatewise.classification import Norm
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_bounds, check_deviations, check_positive, flag, fraction, interval, numbers, required
+from gatewise.flags import (
+    check_bounds,
+    check_deviations,
+    check_positive,
+    check_seed,
+    flag,
+    fraction,
+    interval,
+    numbers,
+    required,
+)
 from gatewise.readers import read_device, read_images, read_model
 from gatewise.report.folder import all_or_nothing, require_writable
 from gatewise.training import (
@@ -84,8 +94,7 @@ class Config:
         check_positive(self, "attack_budget", "replays", "epochs", "batch", "rate", "count", "validation_count")
         check_deviations(self.std)
         check_bounds(self.bounds)
-        if self.seed < 0:
-            raise InvalidInput(f"--seed must be at least 0, got {self.seed}.")
+        check_seed(self.seed)
         if self.share is not None and not 0 < self.share <= 1:
             raise InvalidInput(f"--share must lie in (0, 1], got {self.share:g}.")
         if self.mode != "normal" and self.radius is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from gatewise.classification import check_images, check_labels, plain_logits
 from gatewise.critical_points import CriticalPoints, critical_points
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_deviations, check_positive, flag, fraction, numbers, required
+from gatewise.flags import check_deviations, check_positive, check_seed, flag, fraction, numbers, required
 from gatewise.geometry import row_norm
 from gatewise.network import NetworkView
 from gatewise.network.rules import Network, Softplus
@@ -65,8 +65,7 @@ class Config:
             raise InvalidInput("--radius and --step-size must be finite numbers.")
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise InvalidInput(f"--temperature must be at least 0, got {self.temperature}.")
-        if self.seed < 0:
-            raise InvalidInput(f"--seed must be at least 0, got {self.seed}.")
+        check_seed(self.seed)
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from gatewise.classification import check_images
 from gatewise.classifier_run import passes
 from gatewise.combinators import Restarts
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_bounds, check_deviations, check_positive, flag, interval, numbers, required
+from gatewise.flags import (
+    check_bounds,
+    check_deviations,
+    check_methods,
+    check_positive,
+    flag,
+    interval,
+    numbers,
+    required,
+)
 from gatewise.inversion import Inversion, Setting, of_class, of_features, of_generator, plain
 from gatewise.measurements import measurement_named
 from gatewise.problem import Problem
@@ -98,8 +107,7 @@ class Config:
         for name in ("noise", "l2", "total_variation", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InvalidInput(f"--{name.replace('_', '-')} must be at least 0, got {getattr(self, name)}.")
-        if len(set(self.method)) < len(self.method):
-            raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+        check_methods(self.method)
         if self.class_ is not None and (self.data is not None or self.layer is not None):
             raise InvalidInput("--class needs no images; leave out --data and --layer, or --class.")
         if self.class_ is None and self.data is None:

@@ -20,7 +20,16 @@ from torch import Tensor
 from gatewise.catalogue import method_named
 from gatewise.classification import Norm, check_labels
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_deviations, check_positive, flag, fraction, numbers, required
+from gatewise.flags import (
+    check_deviations,
+    check_methods,
+    check_positive,
+    check_seed,
+    flag,
+    fraction,
+    numbers,
+    required,
+)
 from gatewise.landscape import landscape
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView, Plane
@@ -86,14 +95,12 @@ class Config:
         check_deviations(self.std)
         if not math.isfinite(self.window):
             raise InvalidInput(f"--window must be a finite number, got {self.window}.")
-        if self.seed < 0:
-            raise InvalidInput(f"--seed must be at least 0, got {self.seed}.")
+        check_seed(self.seed)
         if (self.data is None) == (self.center is None):
             raise InvalidInput("Give one of --data and --center: what the window lies around.")
         if self.center is not None and (self.through or self.indices or self.count > 1):
             raise InvalidInput("--through, --indices and --count belong to --data; leave them out with --center.")
-        if len(set(self.method)) < len(self.method):
-            raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+        check_methods(self.method)
 
 
 @dataclass(frozen=True, eq=False)

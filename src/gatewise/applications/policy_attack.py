@@ -30,7 +30,7 @@ from gatewise.catalogue import method_named
 from gatewise.classification import Norm
 from gatewise.domains import Box, Domain, Intersection
 from gatewise.errors import InvalidInput
-from gatewise.flags import check_bounds, check_positive, flag, fraction, interval, required
+from gatewise.flags import check_bounds, check_methods, check_positive, flag, fraction, interval, required
 from gatewise.methods import ActivationDescent
 from gatewise.methods.base import Method
 from gatewise.network import NetworkView
@@ -94,8 +94,7 @@ class Config:
             raise InvalidInput("--seed, --frames and --radius must be at least 0.")
         if self.unit == "deviation" and self.norm != "linf":
             raise InvalidInput("--unit deviation makes the ball a box, so it goes with --norm linf only.")
-        if len(set(self.method)) < len(self.method):
-            raise InvalidInput("A method is named twice; give each --method once, or with different settings.")
+        check_methods(self.method)
 
 
 @dataclass(eq=False)

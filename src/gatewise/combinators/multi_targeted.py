@@ -54,10 +54,8 @@ class MultiTargeted(Method):
         share = None if start.budget is None else max(1, start.budget // order.shape[1])
         standing = OpenRows()
         for targets in order.unbind(1):
-            aimed = _aimed(problem, targets)
-            for iterate in standing.run(self.member, aimed, dataclasses.replace(start, budget=share)):
-                assert iterate.output is not None
-                yield dataclasses.replace(iterate, value=problem.measure(iterate.x, iterate.output))
+            shared = dataclasses.replace(start, budget=share)
+            yield from standing.run(self.member, _aimed(problem, targets), shared, told=problem)
 
 
 def _aimed(problem: Problem, targets: Tensor) -> Problem:

@@ -22,9 +22,9 @@ class OpenRows:
     output: Tensor | None = None
     spent: float = 0.0
 
-    def run(self, member: Method, problem: Problem, start: Start) -> Steps:
-        """What `member` visits on the rows that stand now; the others stay where they were last. Where problem or set
-        cannot be taken apart by rows, all rows run.
+    def run(self, member: Method, problem: Problem, start: Start, told: Problem | None = None) -> Steps:
+        """What `member` visits on the rows that stand now, with the values of `told` (None: of `problem`); the others
+        stay where they were last. Where problem or set cannot be taken apart by rows, all rows run.
         """
         rows, part, begin = self._standing(problem, start)
         meter = problem.network.meter
@@ -38,10 +38,10 @@ class OpenRows:
                 output = problem.network(here.x) if here.output is None else here.output
                 self.x = _spread(here.x, rows, self.x)
                 self.output = _spread(output, rows, self.output)
-                value = problem.measure(self.x, self.output)
+                value = (told or problem).measure(self.x, self.output)
             nothing = torch.full_like(value, torch.nan)
-            told = {name: _spread(figures, rows, nothing) for name, figures in here.diagnostics.items()}
-            yield replace(here, x=self.x, value=value, output=self.output, diagnostics=told)
+            figures = {name: _spread(by_row, rows, nothing) for name, by_row in here.diagnostics.items()}
+            yield replace(here, x=self.x, value=value, output=self.output, diagnostics=figures)
         self.spent = spent + (meter.backwards - before) / len(rows)
 
     def _standing(self, problem: Problem, start: Start) -> tuple[Tensor, Problem, Start]:

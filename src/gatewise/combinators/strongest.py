@@ -135,12 +135,11 @@ class _Best:
 
     def of(self, method: Method, problem: Problem, start: Start, by: str = "") -> Iterator[Iterate]:
         """What the method visits, told in the given problem's own terms, while the best points are kept."""
-        for iterate in self.standing.run(method, problem, start):
+        for iterate in self.standing.run(method, problem, start, told=self.problem):
             assert iterate.output is not None
             with torch.no_grad():
                 self._keep(iterate.x, iterate.output)
-                value = self.problem.measure(iterate.x, iterate.output)
-            yield replace(iterate, value=value, by=by or method.name)
+            yield replace(iterate, by=by or method.name)
             if self.left() < method.backwards_per_step:
                 return
 
