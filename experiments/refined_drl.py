@@ -28,8 +28,10 @@ from gatewise.applications.action_refinement import Config, compare
 from gatewise.report.learning_curves import curves_table, draw_curves
 
 NAME = "refined_drl"
-PENDULUM = {"steps": 10_000, "seeds": 5, "warm_up": 1_000, "stretch": 1_000, "episodes": 10, "net": (64, 64)}
-MUJOCO = {"steps": 100_000, "seeds": 2, "warm_up": 10_000, "stretch": 5_000, "episodes": 5, "net": (64, 64)}
+# As many environments in step as make refinement cheap: all chosen actions of a step are refined together. A stretch is
+# one episode of each.
+PENDULUM = {"steps": 10_000, "seeds": 5, "warm_up": 1_000, "stretch": 2_000, "episodes": 10, "environments": 10}
+MUJOCO = {"steps": 100_000, "seeds": 2, "warm_up": 10_000, "stretch": 20_000, "episodes": 5, "environments": 20}
 CELLS: dict[str, dict[str, Any]] = {
     "td3 Pendulum-v1": PENDULUM,
     "ddpg Pendulum-v1": PENDULUM,
@@ -49,7 +51,7 @@ def config_of(cell: str, settings: dict[str, Any], folder: Path) -> Config:
         algo=algorithm,  # type: ignore[arg-type]
         env=environment,
         out=str(folder / cell.replace(" ", "-")),
-        **settings,
+        **{"net": (64, 64)} | settings,
     )
 
 

@@ -37,6 +37,7 @@ class ActionValue(nn.Module):
     def __init__(self, critic: nn.Module, observations: Observations, twins: Twins = "min"):
         super().__init__()
         self.critic, self.observations, self.twins = critic, observations, twins
+        self._known = _rows(observations)
         self.training = False  # the view puts the critic in evaluation mode, and back
 
     def forward(self, actions: Tensor) -> Tensor:
@@ -60,13 +61,12 @@ class ActionValue(nn.Module):
         return least
 
     def _states(self, rows: int) -> Observations:
-        known = _rows(self.observations)
-        if rows == known:
+        if rows == self._known:
             return self.observations
-        if known != 1:
+        if self._known != 1:
             raise UnsupportedNetwork(
-                f"The critic holds {known} states and was run on {rows} actions, as by a method that runs copies of "
-                "rows; refine one state at a time, or use pgd, adr-gd, gate-annealing or cem."
+                f"The critic holds {self._known} states and was run on {rows} actions, as by a method that runs copies "
+                "of rows; refine one state at a time, or use pgd, adr-gd, gate-annealing or cem."
             )
         if isinstance(self.observations, Tensor):
             return self.observations.expand(rows, *self.observations.shape[1:])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -25,11 +23,11 @@ class Meter:
     def forward(self, x: Tensor) -> Tensor:
         """Count a forward pass of the rows of `x`, and return `x` as a new tensor whose gradient will be counted."""
         self.forwards += len(x)
-        return _Counted.apply(x, self._entered) if x.requires_grad and torch.is_grad_enabled() else x.clone()
+        return _told_of(x.clone(), self._entered)
 
     def go_on(self, z: Tensor) -> Tensor:
         """`z`, where a run goes on after another one, as a new tensor whose gradient will be counted as a pass."""
-        return _Counted.apply(z, self._count) if z.requires_grad and torch.is_grad_enabled() else z.clone()
+        return _told_of(z.clone(), self._count)
 
     def count(self, passes: int) -> None:
         """Count so many passes forward and as many backward, of all rows together, by a method that runs the network
@@ -55,15 +53,8 @@ class Meter:
         self.moved = None
 
 
-class _Counted(torch.autograd.Function):
-    """The identity, as a copy (the module may overwrite its input), that tells of the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, tell: Callable[[Tensor], None]) -> Tensor:
-        ctx.tell = tell
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        ctx.tell(gradients[0])
-        return gradients[0], None
+def _told_of(copy: Tensor, tell: Callable[[Tensor], None]) -> Tensor:
+    """A copy (the module may overwrite its input) that tells of its gradient where it will have one."""
+    if copy.requires_grad:
+        copy.register_hook(tell)
+    return copy

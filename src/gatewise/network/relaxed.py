@@ -179,11 +179,14 @@ class RelaxedGates:
         self._eta = self._on.to(trace.input.dtype)
         self._share = self._sigmoid(self._eta)
         self._soft = self._is_soft(self._share).nonzero().squeeze(1)
+        # By gate, as windows on the above, which are only ever written into.
+        flats = self._eta, self._on, self._share
+        self._eta_by_gate, self._on_by_gate, self._share_by_gate = map(self._by_gate, flats)
 
     @property
     def eta(self) -> tuple[Tensor, ...]:
         """By chosen gate, each (batch, …); do not write to them."""
-        return tuple(self._by_gate(self._eta))
+        return tuple(self._eta_by_gate)
 
     def row_size(self, gate: int) -> int:
         """How many entries a row of a chosen gate has."""
@@ -191,7 +194,7 @@ class RelaxedGates:
 
     def compared(self) -> Compared:
         """The rule of the true network's run."""
-        return Compared(self._placed(self._by_gate(self._on)))
+        return Compared(self._placed(self._on_by_gate))
 
     def surrogate(self, free: FreeGates | None = None, *, rest: GateRule | None = None) -> Settled:
         """The rule of the surrogate's run; differentiable in `free.eta` where `free` is given. Gates without eta follow
@@ -201,7 +204,7 @@ class RelaxedGates:
         soft = [part - begin for part, begin in zip(self._soft.split(counts), self._begin, strict=True)]
         eta = self._eta[self._soft] if free is None else free.eta[free.soft]
         return Settled(
-            self._placed(self._by_gate(self._share)),
+            self._placed(self._share_by_gate),
             self._placed(soft),
             self._placed(eta.split(counts)),
             self.steepness,
