@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatewise.errors import InvalidInput
 from gatewise.network import NetworkView
+from gatewise.network.plain import plain_outputs
 from gatewise.objectives import Margin, Objective, TargetedMargin
 
 Norm = Literal["linf", "l2", "l1"]
@@ -61,20 +62,9 @@ def plain_logits(network: NetworkView, images: Tensor, batch: int) -> Tensor:
     Raises:
         InvalidInput: images that the module cannot take, or an output that is not finite logits, a row each.
     """
-    try:
-        with torch.no_grad():
-            logits = torch.cat([network.plain(piece) for piece in images.split(batch)])
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(
-            f"The model cannot take images of shape {tuple(images.shape[1:])}, {images.dtype}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    if logits.shape[0] != len(images) or logits.ndim != 2:
+    logits = plain_outputs(network, images, batch, kind="images")
+    if logits.ndim != 2:
         raise InvalidInput(
             f"The model returned {tuple(logits.shape)} for {len(images)} images; it must return logits, a row each."
         )
-    if not bool(torch.isfinite(logits).all()):
-        raise InvalidInput("The model returns NaN or infinite logits on the clean images; check its weights.")
     return logits

@@ -21,6 +21,7 @@ from gatewise.image_quality import mean_squared_error, peak_signal_to_noise, str
 from gatewise.measurements import Measurement
 from gatewise.network import NetworkView
 from gatewise.network.parts import UpToLayer, without_end
+from gatewise.network.plain import plain_outputs
 from gatewise.objectives import (
     CrossEntropy,
     Linear,
@@ -221,24 +222,8 @@ def of_class(
 
 
 def plain(network: NetworkView, points: Tensor, batch: int) -> Tensor:
-    """The untouched module's output (rows, …) at points, uncounted.
-
-    Raises:
-        InvalidInput: it takes no such points, or returns no finite numbers, a row each.
-    """
-    try:
-        with torch.no_grad():
-            output = torch.cat([network.plain(piece) for piece in points.split(batch)])
-    except (RuntimeError, ValueError, IndexError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(
-            f"The model cannot take inputs of shape {tuple(points.shape[1:])}: {str(error).splitlines()[0]}; see "
-            "--input-shape and --data."
-        ) from error
-    if len(output) != len(points) or not bool(torch.isfinite(output).all()):
-        raise InvalidInput("The model returns NaN, infinite values or other rows than it was given; check its weights.")
-    return output
+    """`plain_outputs`, with what to look at on the command line where it fails."""
+    return plain_outputs(network, points, batch, remedy="; see --input-shape and --data.")
 
 
 def _against(truth: Tensor, pictures: Tensor) -> dict[str, Tensor]:

@@ -27,12 +27,15 @@ class Activation:
         m = self._entries(s).amax(0) if self.window else s
         return leaky(m.clamp_min(0), m, self.slope)
 
-    def project(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest pre-activations and outputs that belong together, shaped as `p` and `q`."""
+    def project(self, p: Tensor, q: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The nearest pre-activations and outputs that belong together, shaped as `p` and `q`; with `before`, the
+        pre-activations of an earlier pair, the nearest on its piece of the graph (`nearest_on_graph`).
+        """
         if not self.window:
-            s, t = nearest_on_graph(p[None], q, self.slope)
+            s, t = nearest_on_graph(p[None], q, self.slope, None if before is None else before[None])
             return s[0], t
-        s, t = nearest_on_graph(self._entries(p), q, self.slope)
+        earlier = None if before is None else self._entries(before)
+        s, t = nearest_on_graph(self._entries(p), q, self.slope, earlier)
         return self._map(s, p), t
 
     def _entries(self, s: Tensor) -> Tensor:

@@ -10,8 +10,13 @@ max-pool, which is the same) c = 0. On each side of zero t = a m with a = 1 or c
 with its minimum at the largest of the means `(a q + p_1 + … + p_k) / (a^2 + k)` over the k largest entries, k = 1 … n:
 as long as the next entry lies above a mean it raises it, and from the first that lies below all later ones do, too.
 
+The graph is no convex set, and with duals on it the nearest point may lie on another piece than the one where everything
+fits: a ReLU that is on at m, with duals (u, -u), is asked for (m - u, m + u) and switched off as soon as u exceeds
+(1 + sqrt 2) m. `nearest_on_graph` with `before` stays on the piece of an earlier point as long as the least distance
+within that piece is not at its end: a local minimum, which asks nothing of u.
+
 Source: Wong & Kolter, "Neural network inversion beyond gradient descent" (OPT 2017), equation 11, where the projections
-are named but not printed.
+are named but not printed; the local ones are ours.
 """
 
 from __future__ import annotations
@@ -22,34 +27,57 @@ from torch import Tensor
 from gatewise.network.rules import leaky
 
 
-def nearest_on_graph(p: Tensor, q: Tensor, slope: float | Tensor) -> tuple[Tensor, Tensor]:
+def nearest_on_graph(
+    p: Tensor, q: Tensor, slope: float | Tensor, before: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The `(s, t)` with `t = phi(max_j s_j)` that minimises `sum_j (s_j - p_j)^2 + (t - q)^2`.
 
     Args:
         p: (n, …), the entries of each window first; n = 1 for a gate without windows.
         q: (…), one number a window.
         slope: of phi below zero, any number for n = 1 and at least 0 otherwise; a tensor broadcasts against `q`.
+        before: as `p`, the s of an earlier point whose piece of the graph is kept, if that can be: its side of zero
+            where both sides have a minimum inside, its largest entry where no other reaches what that comes to.
     """
     if len(p) == 1:
-        m = _maximum(p, q, slope, lambda a: (a * q + p[0]) / (a * a + 1))
+        m = _maximum(p, q, slope, lambda a: (a * q + p[0]) / (a * a + 1), before)
         return m[None], leaky(m.clamp_min(0), m, slope)
-    sums = _descending(p).cumsum(0)
+    sums, largest = _descending(p).cumsum(0), p.amax(0)
     counts = torch.arange(1, len(p) + 1, dtype=p.dtype, device=p.device).view(-1, *[1] * q.ndim)
-    m = _maximum(p, q, slope, lambda a: ((a * q + sums) / (a * a + counts)).amax(0))
-    s, largest = torch.minimum(p, m), p.amax(0)
-    below = m > largest  # one of the largest entries, the first, is raised to m
+
+    def best(a: float | Tensor) -> Tensor:
+        return ((a * q + sums) / (a * a + counts)).amax(0)
+
+    if before is None:
+        m, raised = _maximum(p, q, slope, best), largest
+    else:
+        winner = before.argmax(0, keepdim=True)
+        own, rival = p.gather(0, winner)[0], p.scatter(0, winner, -torch.inf).amax(0)
+
+        def alone(a: float | Tensor) -> Tensor:
+            return (a * q + own) / (a * a + 1)
+
+        m = _maximum(p, q, slope, lambda a: torch.where(alone(a) > rival, alone(a), best(a)), before)
+        raised = torch.where(torch.where(m > 0, alone(1.0), alone(slope)) > rival, own, largest)
+    s = torch.minimum(p, m)
+    below = m > raised  # one of these entries, the first, is raised to m
     for entry, given in zip(s, p, strict=True):
-        raised = below & (given == largest)
-        entry.copy_(torch.where(raised, m, entry))
-        below &= ~raised
+        first = below & (given == raised)
+        entry.copy_(torch.where(first, m, entry))
+        below &= ~first
     return s, leaky(m.clamp_min(0), m, slope)
 
 
-def _maximum(p, q, slope, best) -> Tensor:
-    """The window's largest entry: the better of the best with `m >= 0` and the best with `m <= 0`."""
+def _maximum(p, q, slope, best, before=None) -> Tensor:
+    """The window's largest entry: the better of the best with `m >= 0` and the best with `m <= 0`; or, with `before`,
+    the one on its side where both lie inside their sides.
+    """
     if not isinstance(slope, Tensor) and slope == 1:
         return best(1.0)
-    on, off = best(1.0).clamp_min_(0), best(slope).clamp_max_(0)
+    on, off = best(1.0), best(slope)
+    if before is not None:
+        return torch.where((on > 0) & ((off >= 0) | (before.amax(0) > 0)), on, off.clamp_max(0))
+    on, off = on.clamp_min_(0), off.clamp_max_(0)
     largest = p.amax(0) if len(p) > 1 else p[0]
 
     def cost(m: Tensor, a: float | Tensor) -> Tensor:
