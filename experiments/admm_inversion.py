@@ -3,7 +3,8 @@
 LeNet (`experiments/weights/cifar10_lenet.safetensors`), 50 test images, cross-entropy toward the next class, from the
 image: with weight/2 times the squared distance to the image, pixels in [-9, 10] (Fig. 2), by four orders of the updates
 (Fig. 1); and without it, in the linf ball of 0.05 inside [0, 1]. VGG-11, `--weights`: the same with a penalty, with
-residuals (Fig. 3), and a linear functional of the logits (label minus next class) in that ball (Fig. 4).
+residuals (Fig. 3), and a linear functional of the logits (label minus next class) in that ball (Fig. 4); once as in the
+paper, and once with local projections, a rho that grows, and units of their own for its activations.
 
 Adam and projected gradients take steps of 0.01. Held beside each other, best point so far on both sides: after equal
 iterations; after equal passes, forward and backward (a sweep of ADMM with its look at the network is two and one where
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from activation_units import in_units, measured_units
 from expectations import check, verdict
 from rich.console import Console
 from rich.table import Table
@@ -54,11 +56,11 @@ TRAIN_VGG = (
 )
 LOW, HIGH = -9.0, 10.0  # pixels, where nothing but the penalty is to hold them
 STEP = 0.01
-RADIUS = 0.05
+RADIUS, WIDE = 0.05, 0.1
 ORDERS = ("backward", "forward", "alternating", "classical")
 TUNED = 0.01
 VGG_WEIGHT = 0.1
-BOX_STEPS, BATCH = 40, 5
+BATCH = 5
 LOOKS = (*range(10, 401, 10), 600, 800, 1000, 1200)  # iterations after which each image's value is kept
 Cells = dict[str, dict[str, Any]]
 
@@ -78,16 +80,26 @@ def ball_methods(rhos: Sequence[float]) -> dict[str, Method]:
     } | {f"admm, rho {rho:g}": Admm(rho=rho) for rho in rhos}
 
 
-VGG_METHODS: dict[str, tuple[Method, int]] = {
-    "adam": (free_methods(())["adam"], 200),
-    "admm, rho 0.001": (Admm(rho=1e-3), 100),
-    "admm, rho 1e-05": (Admm(rho=1e-5), 100),
+# Methods, iterations, and whether VGG-11's activations get units of their own (`in_units`).
+LOCAL = Admm(rho=0.02, growth=1.003, largest_rho=0.6, projection="local")
+VGG_IMAGES = 5
+VGG_METHODS: dict[str, tuple[Method, int, bool]] = {
+    "adam": (free_methods(())["adam"], 200, False),
+    "admm, rho 0.001": (Admm(rho=1e-3), 100, False),
+    "admm, rho 1e-05": (Admm(rho=1e-5), 100, False),
+    "admm, local, units": (LOCAL, 3000, True),
+    "admm, nearest, units": (replace(LOCAL, projection="nearest"), 200, True),
+    "admm, local": (LOCAL, 200, False),
 }
 
 
-BOX_METHODS: dict[str, Method] = {
-    "pgd": ProjectedGradient(step_size=STEP / RADIUS, schedule="constant"),
-    "admm, rho 1e-05": Admm(rho=1e-5),
+# Methods, iterations, units, and the ball's radius.
+BOX_METHODS: dict[str, tuple[Method, int, bool, float]] = {
+    "pgd": (ProjectedGradient(step_size=STEP / RADIUS, schedule="constant"), 40, False, RADIUS),
+    "admm, local, units": (replace(LOCAL, rho=0.1, growth=1.0), 60, True, RADIUS),
+    "pgd, radius 0.1": (ProjectedGradient(step_size=STEP / WIDE, schedule="constant"), 40, False, WIDE),
+    "admm, local, units, radius 0.1": (replace(LOCAL, rho=0.1, growth=1.0), 60, True, WIDE),
+    "admm, rho 1e-05": (Admm(rho=1e-5), 40, False, RADIUS),
 }
 
 
@@ -105,8 +117,8 @@ def penalised(module: nn.Module, x: Tensor, targets: Tensor, weight: float) -> P
     return gw.Problem(gw.view(module), gw.Box(LOW, HIGH), Penalised(CrossEntropy(targets), x, weight))
 
 
-def in_ball(x: Tensor) -> gw.Intersection:
-    return gw.Intersection(gw.LinfBall(x, RADIUS), gw.Box(0.0, 1.0))
+def in_ball(x: Tensor, radius: float = RADIUS) -> gw.Intersection:
+    return gw.Intersection(gw.LinfBall(x, radius), gw.Box(0.0, 1.0))
 
 
 def run(problem: Problem, method: Method, x: Tensor, budget: int) -> tuple[dict[str, Any], Result]:
@@ -207,10 +219,11 @@ def values(cell: dict[str, Any], at: int) -> list[float]:
 
 def vgg(told: dict[str, Any], weights: Path, save) -> None:
     """Objective and residuals on a few images (Fig. 3)."""
-    module, x, _, targets = victim("zoo:vgg-11", weights, 2)
+    module, x, _, targets = victim("zoo:vgg-11", weights, VGG_IMAGES)
     cells: Cells = told.setdefault("cells", {})
-    problem = penalised(module, x, targets, VGG_WEIGHT)
-    for name, (method, budget) in VGG_METHODS.items():
+    units = measured_units(module, x, CrossEntropy(targets))
+    for name, (method, budget, own) in VGG_METHODS.items():
+        problem = penalised(in_units(module, units) if own else module, x, targets, VGG_WEIGHT)
         done(cells, f"vgg|{name}", problem, method, x, budget, save)
     adam = cells["vgg|adam"]["mean"][-1]
     for name in VGG_METHODS:
@@ -223,13 +236,13 @@ def vgg_box(told: dict[str, Any], weights: Path, count: int, save) -> None:
     module, x, labels, targets = victim("zoo:vgg-11", weights, count)
     cells: Cells = told.setdefault("cells", {})
     told["box"] = {}
-    for name, method in BOX_METHODS.items():
+    for name in BOX_METHODS:
         entries = []
         for first in range(0, count, BATCH):
             part = slice(first, min(first + BATCH, count))
             key = f"vgg box|{name}|{first}"
             if key not in cells:
-                cells[key] = box_cell(module, x[part], labels[part], targets[part], method)
+                cells[key] = box_cell(module, x[part], labels[part], targets[part], BOX_METHODS[name])
                 print(f"{key}: {cells[key]['changed']} of {len(x[part])}", file=sys.stderr, flush=True)
             entries.append(cells[key])
             changed, images = (sum(entry[what] for entry in entries) for what in ("changed", "images"))
@@ -244,11 +257,14 @@ def vgg_box(told: dict[str, Any], weights: Path, count: int, save) -> None:
             save()
 
 
-def box_cell(module: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, method: Method) -> dict[str, Any]:
+def box_cell(
+    module: nn.Module, x: Tensor, labels: Tensor, targets: Tensor, how: tuple[Method, int, bool, float]
+) -> dict[str, Any]:
     """One batch: label minus wanted logit made small, judged by the module."""
     functional = nn.functional.one_hot(labels, 10).float() - nn.functional.one_hot(targets, 10).float()
-    problem = gw.Problem(gw.view(module), in_ball(x), Linear(functional))
-    entry, result = run(problem, method, x, BOX_STEPS)
+    method, budget, own, radius = how
+    split = in_units(module, measured_units(module, x, Linear(functional))) if own else module
+    entry, result = run(gw.Problem(gw.view(split), in_ball(x, radius), Linear(functional)), method, x, budget)
     with torch.no_grad():
         decided = module(result.x).argmax(1)
     changed, wanted = int((decided != labels).sum()), int((decided == targets).sum())

@@ -11,6 +11,7 @@ from gatewise import zoo
 from gatewise.catalogue import method_named
 from gatewise.errors import InvalidInput, UnsupportedNetwork, UnsupportedProblem
 from gatewise.methods import Admm
+from gatewise.methods.admm import _Splitting
 from gatewise.objectives import CrossEntropy, DifferenceOfLogitsRatio, Linear, Penalised, SquaredOutputDistance
 from gatewise.solve import never
 
@@ -244,3 +245,48 @@ def test_a_network_with_smooth_parts_is_refused():
     problem = gw.Problem(gw.view(module), FREE, Linear(torch.ones(3, dtype=DOUBLE)))
     with pytest.raises(UnsupportedNetwork, match="applies tanh, which is no gate and not affine"):
         gw.minimize(problem, Admm(), x, budget=3)
+
+
+@pytest.mark.parametrize("rho", [1e-4, 1e-2, 1.0])
+def test_where_network_and_adjoints_agree_local_projections_rest_whatever_rho(rho):
+    """Nearest ones rest there only while rho is large beside the adjoints."""
+    torch.manual_seed(0)
+    parts = [part for n in (6, 30, 30) for part in (nn.Linear(n, 30), nn.ReLU())]
+    module = nn.Sequential(*parts, nn.Linear(30, 3)).double().eval().requires_grad_(False)
+    x, target = torch.randn(4, 6, dtype=DOUBLE), 5 * torch.randn(3, dtype=DOUBLE)
+    values = [x.requires_grad_()]
+    for layer in module:
+        values.append(layer(values[-1]))
+    slopes = torch.autograd.grad((values[-1] - target).square().sum(), values)
+    origin = x.detach() + slopes[0] / 0.5  # which makes x stationary
+    problem = gw.Problem(gw.view(module), FREE, Penalised(SquaredOutputDistance(target), origin, 0.5))
+    moved = {}
+
+    class Seated(Admm):
+        def iterate(self, problem, start):
+            state = _Splitting(self, problem, start)
+            state.us = [-slope / rho for slope in (*slopes[1:-1:2], slopes[-1])]
+            state.ut = [slope / rho for slope in (*slopes[2:-1:2], slopes[-1])]
+            for _ in range(20):
+                state.begin()
+                for turn, number in self._turns(0, len(state.s)):
+                    turn(state, number)
+                state.step_duals()
+            moved[self.projection] = (state.z[0] - start.points).abs().max().item()
+            yield from super().iterate(problem, start)
+
+    for projection in ("local", "nearest"):
+        gw.minimize(problem, Seated(rho=rho, projection=projection, steps=1), x.detach())
+    assert moved["local"] < 1e-8
+    assert rho == 1 or moved["nearest"] > 0.01
+
+
+def test_a_growing_rho_is_told_and_comes_to_the_same_where_the_network_is_affine():
+    module, x, target, *_ = _affine()
+    problem = gw.Problem(gw.view(module), FREE, Penalised(SquaredOutputDistance(target), x, 0.5))
+    fixed, growing = (gw.minimize(problem, Admm(rho=0.3, growth=growth, steps=250), x) for growth in (1.0, 1.002))
+    torch.testing.assert_close(growing.x, fixed.x, rtol=0, atol=1e-5)
+    rho = growing.diagnostics["rho"]
+    torch.testing.assert_close(rho[2:] / rho[1:-1], torch.full_like(rho[2:], 1.002))
+    with pytest.raises(InvalidInput, match="growth must be finite and at least 1"):
+        Admm(growth=0.9)

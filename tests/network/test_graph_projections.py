@@ -77,6 +77,40 @@ def test_a_max_pool_by_hand():
     assert sorted(s.flatten().tolist()) == [1.0, 2.0], "one entry is raised, not both"
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_with_an_earlier_point_what_fits_stays_whatever_its_duals(slope):
+    """Pre-activations and outputs of the network, moved by duals that cancel at the entry that counts."""
+    torch.manual_seed(0)
+    for n in (1, 4):
+        s, u = torch.randn(n, 60, dtype=torch.float64), 10 * torch.randn(60, dtype=torch.float64)
+        m, winner = s.amax(0), s.argmax(0, keepdim=True)
+        t, steep = torch.where(m > 0, m, slope * m), torch.where(m > 0, torch.ones_like(m), slope)
+        p = s.scatter_add(0, winner, -(steep * u)[None])
+        found = nearest_on_graph(p, t + u, slope, s)
+        torch.testing.assert_close(found, (s, t))
+        assert not torch.equal(nearest_on_graph(p, t + u, slope)[1], t), "the nearest point is another for some"
+
+
+@given(
+    p=st.lists(NUMBERS, min_size=3, max_size=3),
+    q=NUMBERS,
+    before=st.lists(NUMBERS, min_size=3, max_size=3),
+    slope=st.sampled_from([0.0, 0.5, 1.0]),
+)
+@settings(max_examples=100, deadline=None)
+def test_with_an_earlier_point_no_small_step_on_the_graph_comes_nearer(p, q, before, slope):
+    p, before = (torch.tensor(v, dtype=torch.float64)[:, None] for v in (p, before))
+    s, t = nearest_on_graph(p, torch.tensor([q], dtype=torch.float64), slope, before)
+    assert t.item() == pytest.approx(_value(s[:, 0].tolist(), slope), abs=1e-12)
+    cost = (s - p).square().sum() + (t - q).square()
+    torch.manual_seed(0)
+    step = 1e-4 * torch.randn(3, 500, dtype=torch.float64)
+    near = s + torch.cat([step, step * (torch.rand(3, 500) < 0.5)], 1)
+    m = near.amax(0)
+    costs = (near - p).square().sum(0) + (torch.where(m > 0, m, slope * m) - q).square()
+    assert (costs >= cost - 1e-9).all()
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.25, 1.0])
 def test_long_windows_are_sorted_another_way_to_the_same_end(slope):
     torch.manual_seed(0)

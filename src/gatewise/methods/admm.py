@@ -23,8 +23,8 @@ all pre-activations that it feeds. (3) A convolution's outputs that wrap around 
 step behind (`gatewise.network.blocks.torus`). (4) The steps for the input and for blocks without factors are
 iterative, warm started and inexact (`inner_tolerance`, `inner_steps`). (5) Sets other than boxes take projected
 gradients for the input's step. (6) The step for the output is closed or a few Newton steps in float64; away from a
-class, where the loss is concave, a stationary point. (7) Over-relaxation and residual balancing are options; the
-paper has a fixed rho.
+class, where the loss is concave, a stationary point. (7) Over-relaxation, residual balancing and a growing rho
+are options; the paper has a fixed rho. (8) Projections that keep a gate's piece (`projection`) are another.
 """
 
 from __future__ import annotations
@@ -58,11 +58,20 @@ class Admm(Method):
     """Weight of the constraints, in units of the objective by squared activation (the paper's is 1e-5)."""
     balance: bool = False
     """Double or halve a row's rho where one of its residuals is ten times the other."""
+    growth: float = 1.0
+    """Factor by which rho grows after each sweep, at least 1: small at first, so that much moves, and stiff in the end,
+    so that it comes to rest."""
+    largest_rho: float | None = None
+    """Where rho grows no further."""
     relaxation: float = 1.0
     """Over-relaxation, from 1 (none) to below 2; not with the alternating order."""
     order: Literal["backward", "forward", "alternating", "classical"] = "backward"
     """From the output to the input, each activation before the copy that feeds it; the reverse; one after the other; or
     all copies, then all activations. The paper's best is the first."""
+    projection: Literal["nearest", "local"] = "nearest"
+    """Onto the gates' graphs: the nearest point, as in the paper, or the nearest on the piece where the gate was as
+    long as that has one inside. With the first a gate that is on at m goes off where its dual exceeds (1 + sqrt 2) m,
+    so that small rho and wide networks never come to rest; with the second rho has no part in it."""
     inner_tolerance: float = 0.1
     """Where solves by conjugate gradients end: share of the right-hand side that is left."""
     inner_steps: int = 10
@@ -71,7 +80,9 @@ class Admm(Method):
     """Steps to take; None: as many as the budget pays for."""
 
     def __post_init__(self):
-        require_positive(rho=self.rho, steps=self.steps, inner_steps=self.inner_steps)
+        require_positive(rho=self.rho, largest_rho=self.largest_rho, steps=self.steps, inner_steps=self.inner_steps)
+        if not 1 <= self.growth < torch.inf:
+            raise InvalidInput(f"growth must be finite and at least 1, got {self.growth}; rho does not shrink.")
         if not 1 <= self.relaxation < 2:
             raise InvalidInput(f"relaxation must be at least 1 and below 2, got {self.relaxation}.")
         if not 0 < self.inner_tolerance < 1:
@@ -102,8 +113,12 @@ class Admm(Method):
             output = problem.network(x)
             told = {"primal residual": primal, "dual residual": dual, "rho": state.rho}
             yield Iterate(x, problem.measure(x, output), output, ahead=state.dearest(), diagnostics=told)
-            if self.balance:
-                state.balance(primal, dual)
+            state.weigh(self._factor(state, primal, dual))
+
+    def _factor(self, state: _Splitting, primal: Tensor, dual: Tensor) -> Tensor:
+        """By which rho changes after a sweep, (batch,)."""
+        factor = self.growth * (state.balanced(primal, dual) if self.balance else torch.ones_like(state.rho))
+        return factor if self.largest_rho is None else factor.minimum((self.largest_rho / state.rho).clamp_min(1))
 
     def _turns(self, step: int, activations: int) -> Iterator[tuple[Callable[[_Splitting, int], None], int]]:
         """Which copy or activation moves next."""
@@ -132,6 +147,7 @@ class _Splitting:
         outputs = [activation(p) for activation, p in zip(split.activations, self.p, strict=True)]
         self.s, self.t = list(self.p), [split.lift(a + 1, v) for a, v in enumerate(outputs)]
         self.z = [x, *self.t]
+        self.drawn = list(self.p)
         self.us, self.ut = [torch.zeros_like(s) for s in self.s], [torch.zeros_like(t) for t in self.t]
         self.rho = x.new_full((len(x),), method.rho)
         self.seen: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.s)
@@ -204,7 +220,9 @@ class _Splitting:
         p_first, z_first = p is not self.before[1][a], z is not self.before[0][a + 1]
         p_seen = torch.lerp(self.s[a], p, share) if p_first else p
         z_seen = torch.lerp(self.t[a], z, share) if z_first else z
-        s, t = self.split.activations[a].project(p_seen - self.us[a], crop(a + 1, z_seen - self.ut[a]))
+        before = self.drawn[a] if self.method.projection == "local" else None
+        s, t = self.split.activations[a].project(p_seen - self.us[a], crop(a + 1, z_seen - self.ut[a]), before)
+        self.drawn[a] = s
         self.s[a] = s if p_first else torch.lerp(p, s, share)
         self.t[a] = lift(a + 1, t) if z_first else torch.lerp(z, lift(a + 1, t), share)
         self.seen[a] = p_seen if p_first else None, z_seen if z_first else None
@@ -222,9 +240,14 @@ class _Splitting:
         dual = zip((*self.p, *self.z[1:]), (*p, *z[1:]), strict=True)
         return _distance(primal), self.rho * _distance(dual)
 
-    def balance(self, primal: Tensor, dual: Tensor) -> None:
-        """Double or halve rho, and the duals, which are scaled by it, the other way."""
-        factor = torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0)).to(self.rho)
+    def balanced(self, primal: Tensor, dual: Tensor) -> Tensor:
+        """By which factor residual balancing would have rho change, (batch,)."""
+        return torch.where(primal > 10 * dual, 2.0, torch.where(dual > 10 * primal, 0.5, 1.0)).to(self.rho)
+
+    def weigh(self, factor: Tensor) -> None:
+        """Change rho, and the duals, which are scaled by it, the other way."""
+        if bool((factor == 1).all()):
+            return
         self.rho = self.rho * factor
         for duals in (self.us, self.ut):
             duals[:] = [u / per_row(factor, u) for u in duals]

@@ -10,10 +10,9 @@ max-pool, which is the same) c = 0. On each side of zero t = a m with a = 1 or c
 with its minimum at the largest of the means `(a q + p_1 + … + p_k) / (a^2 + k)` over the k largest entries, k = 1 … n:
 as long as the next entry lies above a mean it raises it, and from the first that lies below all later ones do, too.
 
-The graph is no convex set, and with duals on it the nearest point may lie on another piece than the one where everything
-fits: a ReLU that is on at m, with duals (u, -u), is asked for (m - u, m + u) and switched off as soon as u exceeds
-(1 + sqrt 2) m. `nearest_on_graph` with `before` stays on the piece of an earlier point as long as the least distance
-within that piece is not at its end: a local minimum, which asks nothing of u.
+The graph is not convex. Under duals the nearest point may lie on another piece than the one where everything fits: a
+ReLU that is on at m, with duals (u, -u), is asked for (m - u, m + u), and u > (1 + sqrt 2) m switches it off. A local
+minimum on the piece of an earlier point (`before`) asks nothing of u.
 
 Source: Wong & Kolter, "Neural network inversion beyond gradient descent" (OPT 2017), equation 11, where the projections
 are named but not printed; the local ones are ours.
