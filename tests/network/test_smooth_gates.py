@@ -64,6 +64,16 @@ def test_a_smoothed_max_pool_without_noise_is_the_maximum_and_with_noise_nearly_
     assert (pool(z)[0] - sampled).abs().max() > 0.2
 
 
+@pytest.mark.parametrize("deviation", [0.0, 1e-9], ids=["none", "narrow"])
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_a_barely_smoothed_max_pool_has_the_gradient_of_the_maximum(pool, deviation):
+    z = torch.randn(2, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    there = view(pool).trace(z).preactivations[0]
+    smoothed = view(pool).trace(z, Smoothed([torch.full_like(there, deviation)])).output
+    gradients = [torch.autograd.grad(out.square().sum(), z)[0] for out in (smoothed, pool(z))]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6, msg="padding, all of one value, makes no NaN of it")
+
+
 def test_smoothing_two_entries_is_exact_and_has_the_gradient_of_the_expectation():
     z = torch.tensor([[[0.3, -0.1]]], dtype=torch.float64, requires_grad=True)
     rule = Smoothed([torch.tensor([[[0.4, 0.7]]], dtype=torch.float64)])

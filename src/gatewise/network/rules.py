@@ -188,7 +188,8 @@ class Smoothed(GateRule):
 def _larger_of_two(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of the larger of two independent normal variables with means a, b and variances of_a, of_b."""
     spread = (of_a + of_b).sqrt()
-    u = ((a - b) / spread).nan_to_num(0.0).clamp(-30, 30)
+    # A constant: the terms with its derivative cancel, which 0/0, two entries of padding, would make NaN.
+    u = ((a - b) / spread).nan_to_num(0.0).clamp(-30, 30).detach()
     first = torch.special.ndtr(u)
     density = spread * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
     mean = a * first + b * (1 - first) + density
