@@ -271,11 +271,8 @@ def box_cell(
     return entry | {"changed": changed, "wanted": wanted, "outside": float(result.violation.max())}
 
 
-def plots(lenet: dict[str, Any], vgg: dict[str, Any], folder: Path) -> None:
-    """Fig. 1, 2 and 3."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def plots_of_lenet(cells: Cells, folder: Path) -> None:
+    """Fig. 1 and 2."""
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
@@ -285,7 +282,7 @@ def plots(lenet: dict[str, Any], vgg: dict[str, Any], folder: Path) -> None:
         ("cross-entropy + 0.005 |x - x0|^2", f"cross-entropy, linf ball {RADIUS}", f"orders, rho {TUNED:g}"),
         strict=True,
     ):
-        for key, cell in lenet["cells"].items():
+        for key, cell in cells.items():
             if key.startswith(task):
                 panel.plot(cell["mean"][:101], label=key.removeprefix(task), linewidth=1.2)
         panel.set_yscale("log")
@@ -295,9 +292,13 @@ def plots(lenet: dict[str, Any], vgg: dict[str, Any], folder: Path) -> None:
     panels[0].set_ylabel("objective, mean of 50 images", fontsize=8)
     figure.savefig(folder / "admm_lenet.png", dpi=80)
     plt.close(figure)
-    cells = {key: cell for key, cell in vgg.get("cells", {}).items() if key.startswith("vgg|")}
-    if not cells:
-        return
+
+
+def plots_of_vgg(cells: Cells, folder: Path) -> None:
+    """Fig. 3."""
+    import matplotlib.pyplot as plt
+
+    cells = {key: cell for key, cell in cells.items() if key.startswith("vgg|")}
     figure, panels = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
     for shade, (key, cell) in enumerate(cells.items()):
         for panel, kind in zip(panels, ("mean", "primal residual", "dual residual"), strict=True):
@@ -373,8 +374,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, line in large.get("box", {}).items()
         for figure, value in line.items()
     }
-    if given.plots:
-        plots(small, large, given.plots)
+    for draw, told in ((plots_of_lenet, small), (plots_of_vgg, large)):
+        if given.plots and "cells" in told:
+            draw(told["cells"], given.plots)
     mode = "quick" if given.quick else "figures"
     code = verdict(NAME, check(NAME, measured, table=mode, part=given.parts != parser.get_default("parts")))
     print(json.dumps({"lenet": small, "vgg": large}))
