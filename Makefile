@@ -14,7 +14,7 @@ CHROMIUM = command -v chromium >/dev/null || command -v chromium-browser >/dev/n
 	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 	>/dev/null 2>&1 || echo "No Chromium could be installed; the page's test will be skipped."
 
-.PHONY: setup demo figures test test-all test-gpu lint clean
+.PHONY: setup demo figures test test-all test-gpu lint procgen clean
 
 setup: $(STAMP)
 
@@ -50,5 +50,17 @@ test-all: lint
 test-gpu: $(STAMP)
 	$(BIN)/pytest -m gpu
 
+# Procgen wants an older NumPy, so it has an environment of its own; its tests are run there.
+procgen: $(VENV)-procgen/.installed
+	OMP_NUM_THREADS=1 $(VENV)-procgen/bin/python -m pytest tests/agents/test_procgen.py
+
+$(VENV)-procgen/.installed: pyproject.toml constraints-procgen.txt
+	test -x $(VENV)-procgen/bin/python || $(PYTHON) -m venv $(VENV)-procgen
+	$(VENV)-procgen/bin/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' constraints-procgen.txt)"
+	$(VENV)-procgen/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-procgen.txt --editable '.[procgen]' pytest hypothesis
+	touch $(VENV)-procgen/.installed
+
 clean:
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-procgen out .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gatewise.agents.extras import gymnasium
+from gatewise.agents.procgen import PREFIX, make_game
 from gatewise.errors import InvalidInput
 
 _OPENGL = "MUJOCO_GL"
@@ -19,7 +20,8 @@ Actor = Callable[[np.ndarray, list[int]], Any]
 
 
 def make_environment(name: str, *, render: bool = False, **options: Any) -> Any:
-    """A Gymnasium environment by its registered name; with `render`, one whose `render()` gives RGB frames.
+    """A Gymnasium environment by its registered name, or `procgen:GAME` (`gatewise.agents.procgen`); with `render`, one
+    whose `render()` gives RGB frames.
 
     Raises:
         InvalidInput: there is none of that name, or a package that it needs is missing.
@@ -28,6 +30,8 @@ def make_environment(name: str, *, render: bool = False, **options: Any) -> Any:
     if render:
         options["render_mode"] = "rgb_array"
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory, without a display
+    if name.startswith(PREFIX):
+        return make_game(name, **options)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # newer versions, deprecated bindings of the simulators

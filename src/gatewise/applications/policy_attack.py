@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from gatewise.agents.critics import ActionValue
-from gatewise.agents.environments import make_environment, play, require_drawing
+from gatewise.agents.environments import Actor, make_environment, play, require_drawing
 from gatewise.agents.policies import Policy, read_policy
 from gatewise.attack import ball_in_box
 from gatewise.catalogue import method_named
@@ -53,9 +53,11 @@ _CHANGED = 0.1  # of half the action's range: from there on a continuous action 
 class Config:
     """What `gatewise attack-policy` is asked; the command line has one flag a field."""
 
-    policy: str = required("ALGORITHM:FILE.zip of Stable-Baselines3, FILE.pt of actor and critic, or module:callable")
-    env: str = required("a Gymnasium environment, such as CartPole-v1 or Hopper-v5")
-    weights: str | None = flag("state dict for module:callable: .pt or .safetensors")
+    policy: str = required(
+        "ALGORITHM:FILE.zip of Stable-Baselines3, FILE.pt of actor and critic, zoo:NAME, or module:callable"
+    )
+    env: str = required("a Gymnasium environment, such as Hopper-v5, or procgen:GAME?levels=50")
+    weights: str | None = flag("state dict for zoo:NAME or module:callable: .pt or .safetensors")
     radius: tuple[float, ...] = flag(
         "radius of the ball, 3/255 is understood; repeatable", (3 / 255, 5 / 255), parse=fraction, repeat=True
     )
@@ -120,6 +122,7 @@ class PolicyAttack:
     seed: int = 0
     changed: list[float] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
+    forwards: float = 0.0
     backwards: float = 0.0
 
     def __call__(self, observations: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
@@ -142,6 +145,7 @@ class PolicyAttack:
             options: dict[str, Any] = {"budget": self.budget, "seed": self.seed, "rows": rows, "progress": False}
             result = minimize(problem, self.method, start, stop=stop, **options)
             found = result.x
+            self.forwards += result.forwards_per_row * len(rows)
             self.backwards += result.backwards_per_row * len(rows)
         with torch.no_grad():
             outputs = network.plain(found)
@@ -229,7 +233,7 @@ def run(config: Config) -> dict[str, Any]:
                 full_budget=config.full_budget,
                 seed=config.seed,
             )
-            summary["attacks"][f"{name} {radius:.4g}"] = _attacked(config, attack, name, clean)
+            summary["attacks"][f"{name} {radius:.4g}"] = _episodes(config, attack, name, clean)
             bar.advance(task)
     with all_or_nothing(config.out) as scratch:
         (scratch / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -294,10 +298,12 @@ def _clean(config: Config, policy: Policy) -> tuple[list[float], Tensor]:
     return [sum(one) for one in rewards], torch.where(deviation > 0, deviation, 1.0)
 
 
-def _attacked(config: Config, attack: PolicyAttack, name: str, clean: list[float]) -> dict[str, Any]:
+def _episodes(config: Config, attack: PolicyAttack, name: str, clean: list[float]) -> dict[str, Any]:
     """Episodes under an attack, beside the clean ones from the same starts."""
     began = time.process_time()
-    rewards = play(config.env, _actor(config, attack), config.episodes, config.seed, at_once=config.environments)
+    rewards = play(
+        config.env, attacked(attack, config.episodes), config.episodes, config.seed, at_once=config.environments
+    )
     seconds = time.process_time() - began
     returns = [sum(one) for one in rewards]
     steps = sum(map(len, rewards))
@@ -311,17 +317,21 @@ def _attacked(config: Config, attack: PolicyAttack, name: str, clean: list[float
         "success": math.fsum(attack.changed) / steps,
         "action_change": math.fsum(attack.moved) / steps if attack.moved else None,
         "steps": steps,
+        "forwards_per_step": attack.forwards / steps,
         "backwards_per_step": attack.backwards / steps,
         "cpu_seconds_per_step": seconds / steps,
     }
 
 
-def _actor(config: Config, attack: PolicyAttack):
-    """The attacked policy; a row's random stream is named after its episode and step, whoever plays beside it."""
-    steps = [0] * config.episodes
+def attacked(attack: PolicyAttack, episodes: int) -> Actor:
+    """The attacked policy as `play` asks for it, for so many episodes.
+
+    A row's random stream is named after its episode and step, whoever plays beside it.
+    """
+    steps = [0] * episodes
 
     def act(observations: np.ndarray, playing: list[int]) -> np.ndarray:
-        rows = [steps[episode] * config.episodes + episode for episode in playing]
+        rows = [steps[episode] * episodes + episode for episode in playing]
         _, outputs = attack(attack.policy.inputs(observations), rows)
         for episode in playing:
             steps[episode] += 1
@@ -342,6 +352,6 @@ def _scene(config: Config, policy: Policy, attack: PolicyAttack | None, title: s
         if len(frames) < config.frames:
             frames.append(environment.render())
 
-    act = clean if attack is None else _actor(config, attack)
+    act = clean if attack is None else attacked(attack, config.episodes)
     rewards = play(config.env, act, 1, config.seed, watch=watch, render=True, most=config.frames)
     return Scene(title, frames, list(itertools.accumulate(rewards[0])))

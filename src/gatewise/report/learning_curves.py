@@ -25,8 +25,8 @@ def mean_and_interval(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
-def curve(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, float | None]]:
-    """The mean return over the seeds at each step that all of them have reached.
+def curve(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The mean return over the seeds, its interval, and `each` seed's, at each step that all of them have reached.
 
     Args:
         runs: by seed, evaluations with `step` and `returns`; a seed without any counts for nothing.
@@ -37,7 +37,8 @@ def curve(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, flo
         if evaluations
     ]
     steps = sorted(set.intersection(*(set(one) for one in by_seed))) if by_seed else []
-    return [{"step": step, "seeds": len(by_seed)} | mean_and_interval([one[step] for one in by_seed]) for step in steps]
+    each = {step: [one[step] for one in by_seed] for step in steps}
+    return [{"step": step, "seeds": len(by_seed), "each": each[step]} | mean_and_interval(each[step]) for step in steps]
 
 
 def curves_table(summary: Mapping[str, Any]) -> Table:
@@ -65,19 +66,26 @@ def curves_table(summary: Mapping[str, Any]) -> Table:
 
 
 def draw_curves(path: str | Path, curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> None:
-    """A picture of some curves, each a list of `step`, `mean`, `low` and `high`, with their intervals shaded."""
+    """A picture of some curves, each as `curve` gives it: the mean, thinly each seed, and the interval shaded as far as
+    the seeds' range goes: with two or three of them it is far wider.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    bands = []
     for name, points in curves.items():
         steps = [point["step"] for point in points]
-        (line,) = axes.plot(steps, [point["mean"] for point in points], label=name)
+        (line,) = axes.plot(steps, [point["mean"] for point in points], label=name, linewidth=2)
+        axes.plot(steps, [point["each"] for point in points], color=line.get_color(), linewidth=0.6)
         if points and points[0]["low"] is not None:
             low, high = ([point[end] for point in points] for end in ("low", "high"))
-            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            bands.append((steps, low, high, line.get_color()))
+    axes.set_ylim(*axes.get_ylim())
+    for steps, low, high, color in bands:
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of the actor")
     axes.set_title(title, fontsize=10)

@@ -47,13 +47,20 @@ def draw_strip(path: str | Path, scenes: Sequence[Scene]) -> None:
     strip.save(path)
 
 
-def write_gif(path: str | Path, scenes: Sequence[Scene], *, seconds_per_frame: float = 0.05) -> None:
-    """The scenes beside each other, frame by frame, as a GIF that runs for ever."""
+def write_gif(
+    path: str | Path,
+    scenes: Sequence[Scene],
+    *,
+    seconds_per_frame: float = 0.05,
+    height: int = 2 * _HEIGHT,
+    every: int = 1,
+) -> None:
+    """The scenes beside each other, `height` pixels high, as a GIF that runs for ever; of the frames `every`-th one."""
     from PIL import Image
 
     pictures = []
-    for step in range(max(len(scene.frames) for scene in scenes)):
-        parts = [_titled(scene, step, 2 * _HEIGHT) for scene in scenes]
+    for step in range(0, max(len(scene.frames) for scene in scenes), every):
+        parts = [_titled(scene, step, height) for scene in scenes]
         together = Image.new("RGB", (sum(part.width for part in parts), parts[0].height), "white")
         left = 0
         for part in parts:

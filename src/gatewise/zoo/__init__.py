@@ -11,6 +11,7 @@ from gatewise.zoo.loading import load_into
 from gatewise.zoo.mnist_dcgan import MnistDcgan
 from gatewise.zoo.mnist_mlp import MnistMlp
 from gatewise.zoo.mnist_vae import MnistVaeDecoder
+from gatewise.zoo.procgen_impala import ProcgenImpala
 from gatewise.zoo.registry import NAMES, build
 from gatewise.zoo.resnet20 import Cifar10ResNet20
 from gatewise.zoo.vgg import Vgg
@@ -26,6 +27,7 @@ __all__ = [
     "MnistDcgan",
     "MnistMlp",
     "MnistVaeDecoder",
+    "ProcgenImpala",
     "Vgg",
     "WideResNet50",
     "build",

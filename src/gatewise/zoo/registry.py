@@ -16,6 +16,7 @@ from gatewise.zoo.loading import load_into
 from gatewise.zoo.mnist_dcgan import MnistDcgan
 from gatewise.zoo.mnist_mlp import MnistMlp, sizes_in
 from gatewise.zoo.mnist_vae import MnistVaeDecoder
+from gatewise.zoo.procgen_impala import ProcgenImpala
 from gatewise.zoo.resnet20 import Cifar10ResNet20
 from gatewise.zoo.vgg import Vgg
 from gatewise.zoo.wide_resnet import WideResNet50
@@ -38,6 +39,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     "cifar10-cnn-a": _Architecture(lambda _: Cifar10CnnA()),
     "cifar10-resnet20": _Architecture(lambda _: Cifar10ResNet20()),
     "lenet-5": _Architecture(lambda _: LeNet5()),
+    "procgen-impala": _Architecture(lambda _: ProcgenImpala()),
     "vgg-11": _Architecture(lambda _: Vgg(11)),
     "vgg-16": _Architecture(lambda _: Vgg(16)),
     "vgg-19": _Architecture(lambda _: Vgg(19)),
