@@ -146,10 +146,10 @@ def pictured(game: str, policy: Policy, method: str | None, level: int, steps: i
 
 
 def draw(game: str, folder: Path, level: int, steps: int) -> None:
-    """A strip and a moving picture of clean play and of two attacks."""
+    """A strip and a moving picture of clean play and of three attacks."""
     folder.mkdir(parents=True, exist_ok=True)
     policy = policy_of(game)
-    scenes = [pictured(game, policy, method, level, steps) for method in (None, "pgd", "adr-gd")]
+    scenes = [pictured(game, policy, method, level, steps) for method in (None, "pgd", "adr-gd", "gate-annealing")]
     draw_strip(folder / f"{game}.png", scenes)
     every = max(1, max(len(scene.frames) for scene in scenes) // 20)
     write_gif(folder / f"{game}.gif", scenes, height=160, every=every, seconds_per_frame=0.3)
