@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from expectations import check, verdict
 from rich import box
 from rich.console import Console
@@ -34,7 +33,7 @@ from rich.table import Table
 
 from gatewise.agents.environments import Actor, make_environment, play
 from gatewise.agents.policies import Policy, read_policy
-from gatewise.applications.policy_attack import PolicyAttack, attacked
+from gatewise.applications.policy_attack import PolicyAttack, attacked, scene, unattacked
 from gatewise.catalogue import method_named
 from gatewise.report.learning_curves import mean_and_interval
 from gatewise.report.play import Scene, draw_strip, write_gif
@@ -79,16 +78,6 @@ def attack_on(policy: Policy, radius: float, method: str) -> PolicyAttack:
     return PolicyAttack(policy, found, radius, "ce", bounds=(0.0, 1.0), budget=budget, full_budget=full)
 
 
-def clean(policy: Policy) -> Actor:
-    """The policy as `play` asks for it."""
-
-    def act(observations: np.ndarray, _: list[int]) -> np.ndarray:
-        with torch.no_grad():
-            return policy.actions(policy.network(policy.inputs(observations)))
-
-    return act
-
-
 def random_play() -> Actor:
     """Any action with the same chance."""
     draws = np.random.default_rng(0)
@@ -118,7 +107,7 @@ def cell_of(game: str, policy: Policy, radius: float, method: str, episodes: int
 def cells_of(policies: dict[str, Policy], episodes: int, steps: int) -> Cells:
     """Clean and random play, then every method on both games at both radii: what is measured, and how."""
     for game, policy in policies.items():
-        yield f"{game}|none", partial(played, game, clean(policy), episodes, steps)
+        yield f"{game}|none", partial(played, game, unattacked(policy), episodes, steps)
         yield f"{game}|random play", partial(played, game, random_play(), episodes, steps)
     for method, (game, policy), (label, radius) in itertools.product(ASKED, policies.items(), RADII.items()):
         yield f"{game}|{label}|{method}", partial(cell_of, game, policy, radius, method, episodes, steps)
@@ -138,11 +127,8 @@ def differences(cells: dict[str, Any]) -> dict[str, dict[str, float | None]]:
 
 def pictured(game: str, policy: Policy, method: str | None, level: int, steps: int) -> Scene:
     """An episode, drawn."""
-    seen: list[np.ndarray] = []
-    act = clean(policy) if method is None else attacked(attack_on(policy, RADII[SHOWN], method), EPISODES)
-    watch = lambda _, environment: seen.append(environment.render())  # noqa: E731
-    rewards = play(environment_of(game), act, 1, level, watch=watch, most=steps, render=True)
-    return Scene(method or "none", seen, list(itertools.accumulate(rewards[0])))
+    act = unattacked(policy) if method is None else attacked(attack_on(policy, RADII[SHOWN], method), EPISODES)
+    return scene(environment_of(game), act, level, steps, method or "none")
 
 
 def draw(game: str, folder: Path, level: int, steps: int) -> None:

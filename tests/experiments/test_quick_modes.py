@@ -18,6 +18,24 @@ def _quick(script: str, *flags: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
+def _printed(ran: subprocess.CompletedProcess) -> dict:
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def _quick_twice(script: str, file: Path, *flags: str, filed: str | None = None, printed: str | None = None) -> dict:
+    """What the quick mode puts into `file`, or its entry `filed`, where it meets its expectations, and what it prints,
+    or the entry `printed`, is the same, also when the script is run again, which runs nothing twice.
+    """
+    ran = _quick(script, "--out", str(file), *flags)
+    assert ran.returncode == 0, ran.stderr
+    assert f"PASS {script}" in ran.stderr
+    content = json.loads(file.read_text())
+    first = content if filed is None else content[filed]
+    for one in (ran, _quick(script, "--out", str(file))):
+        assert first == (_printed(one) if printed is None else _printed(one)[printed])
+    return first
+
+
 @pytest.mark.parametrize("script", ON_RANDOM_NETWORKS)
 def test_the_quick_mode_meets_its_expectations(script, tmp_path):
     file = tmp_path / "figures.json"
@@ -29,42 +47,22 @@ def test_the_quick_mode_meets_its_expectations(script, tmp_path):
 
 @pytest.mark.usefixtures("data_folder")
 def test_distances_are_held_against_proved_ones_and_nothing_is_run_twice(tmp_path):
-    file = tmp_path / "figures.json"
-    ran = _quick("nearest_exact", "--out", str(file))
-    assert ran.returncode == 0, ran.stderr
-    assert "PASS nearest_exact" in ran.stderr
-    first = json.loads(file.read_text())["nearest_exact"]
-    assert first == json.loads(ran.stdout.splitlines()[-1])
+    first = _quick_twice("nearest_exact", tmp_path / "figures.json", filed="nearest_exact")
     assert all(cell["misclassified"] == cell["inside"] == cell["rows"] for cell in first["cells"].values())
-    again = _quick("nearest_exact", "--out", str(file))
-    assert json.loads(again.stdout.splitlines()[-1]) == first
 
 
 @pytest.mark.usefixtures("data_folder")
 def test_nearest_points_of_larger_networks_are_found_and_nothing_is_run_twice(tmp_path):
-    file = tmp_path / "figures.json"
-    ran = _quick("nearest_large", "--out", str(file))
-    assert ran.returncode == 0, ran.stderr
-    assert "PASS nearest_large" in ran.stderr
-    first = json.loads(file.read_text())
-    assert first == json.loads(ran.stdout.splitlines()[-1])
+    first = _quick_twice("nearest_large", tmp_path / "figures.json")
     assert first["again"]
     assert all(len(cell["distances"]) == 2 for cell in first["cells"].values())
-    again = _quick("nearest_large", "--out", str(file))
-    assert json.loads(again.stdout.splitlines()[-1]) == first
 
 
 @pytest.mark.usefixtures("data_folder")
 def test_generators_are_inverted_and_nothing_is_run_twice(tmp_path):
-    file = tmp_path / "figures.json"
-    ran = _quick("generator_inversion", "--out", str(file), "--images", str(tmp_path / "images"))
-    assert ran.returncode == 0, ran.stderr
-    assert "PASS generator_inversion" in ran.stderr
-    first = json.loads(file.read_text())
-    assert first == json.loads(ran.stdout.splitlines()[-1])
-    assert (tmp_path / "images" / "gallery.png").is_file()
-    again = _quick("generator_inversion", "--out", str(file))
-    assert json.loads(again.stdout.splitlines()[-1]) == first
+    images = tmp_path / "images"
+    _quick_twice("generator_inversion", tmp_path / "figures.json", "--images", str(images))
+    assert (images / "gallery.png").is_file()
 
 
 def test_agents_are_trained_plain_and_refined_and_nothing_is_run_twice(tmp_path):
@@ -111,27 +109,13 @@ def test_landscapes_are_drawn(tmp_path):
 
 @pytest.mark.usefixtures("data_folder")
 def test_operator_splitting_is_held_against_adam_and_nothing_is_run_twice(tmp_path):
-    file = tmp_path / "figures.json"
-    ran = _quick("admm_inversion", "--out", str(file))
-    assert ran.returncode == 0, ran.stderr
-    assert "PASS admm_inversion" in ran.stderr
-    first = json.loads(file.read_text())
-    assert first == json.loads(ran.stdout.splitlines()[-1])["lenet"]
+    first = _quick_twice("admm_inversion", tmp_path / "figures.json", printed="lenet")
     assert set(first["against_adam"]["box|admm, rho 0.01"]) == {"equal iterations", "equal passes", "equal seconds"}
-    again = _quick("admm_inversion", "--out", str(file))
-    assert json.loads(again.stdout.splitlines()[-1])["lenet"] == first
 
 
 def test_claims_on_first_order_adversaries_are_measured_and_nothing_is_run_twice(tmp_path):
-    file = tmp_path / "figures.json"
-    ran = _quick("first_order_adversaries", "--out", str(file))
-    assert ran.returncode == 0, ran.stderr
-    assert "PASS first_order_adversaries" in ran.stderr
-    first = json.loads(file.read_text())
-    assert first == json.loads(ran.stdout.splitlines()[-1])
+    first = _quick_twice("first_order_adversaries", tmp_path / "figures.json")
     assert all(low <= mean <= high for cell in first.values() for mean, low, high in list(cell.values())[:-1])
-    again = _quick("first_order_adversaries", "--out", str(file))
-    assert json.loads(again.stdout.splitlines()[-1]) == first
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gatewise.agents.extras import gymnasium
 from gatewise.agents.procgen import Game
+from gatewise.errors import InvalidInput
 from gatewise.zoo import ProcgenImpala
 
 
@@ -53,11 +54,11 @@ class ManyGames(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refused: copies have no attributes of their own."""
-        raise NotImplementedError("copies of a game have no attributes of their own")
+        raise InvalidInput("Copies of a game share one simulator and have no attributes of their own; set Game's.")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Refused: copies have no methods of their own."""
-        raise NotImplementedError("copies of a game have no methods of their own")
+        raise InvalidInput("Copies of a game share one simulator and have no methods of their own; call `simulator`'s.")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """Never."""

@@ -239,7 +239,8 @@ def run(config: Config) -> dict[str, Any]:
         (scratch / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
         if frames:
             worst = min(attacks, key=lambda name: summary["attacks"][name]["mean"])
-            scenes = [_scene(config, policy, None, "clean"), _scene(config, policy, attacks[worst], worst)]
+            acting = {"clean": unattacked(policy), worst: attacked(attacks[worst], config.episodes)}
+            scenes = [scene(config.env, act, config.seed, frames, title) for title, act in acting.items()]
             draw_strip(scratch / "strip.png", scenes)
             write_gif(scratch / "play.gif", scenes)
     Console().print(policy_table(summary), highlight=False)
@@ -340,18 +341,22 @@ def attacked(attack: PolicyAttack, episodes: int) -> Actor:
     return act
 
 
-def _scene(config: Config, policy: Policy, attack: PolicyAttack | None, title: str) -> Scene:
-    """The first episode again, drawn."""
-    frames: list[np.ndarray] = []
+def unattacked(policy: Policy) -> Actor:
+    """The bare policy as `play` asks for it."""
 
-    def clean(observations: np.ndarray, _: list[int]) -> np.ndarray:
+    def act(observations: np.ndarray, _: list[int]) -> np.ndarray:
         with torch.no_grad():
             return policy.actions(policy.network(policy.inputs(observations)))
 
-    def watch(_: int, environment: Any) -> None:
-        if len(frames) < config.frames:
-            frames.append(environment.render())
+    return act
 
-    act = clean if attack is None else attacked(attack, config.episodes)
-    rewards = play(config.env, act, 1, config.seed, watch=watch, render=True, most=config.frames)
+
+def scene(environment: str, act: Actor, seed: int, steps: int, title: str) -> Scene:
+    """The first steps of the episode that begins with `seed`, drawn."""
+    frames: list[np.ndarray] = []
+
+    def watch(_: int, environment: Any) -> None:
+        frames.append(environment.render())
+
+    rewards = play(environment, act, 1, seed, watch=watch, render=True, most=steps)
     return Scene(title, frames, list(itertools.accumulate(rewards[0])))
