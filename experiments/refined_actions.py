@@ -48,6 +48,7 @@ METHODS: dict[str, tuple[str, int]] = {
     "cem": ("cem", 199),
     "random-search": ("random-search", 199),
 }
+PLAYED = ("pgd", "adr-gd", "gate-annealing", "cem")
 GATE_AWARE = ("adr-gd", "gate-annealing", "gate-annealing, every second draw")
 RADII = (0.1, 0.3, 1.0)
 TIE = 1e-4  # of the best known gain, or of a thousandth of |Q|: what counts as the same value
@@ -215,7 +216,7 @@ def main() -> int:
                 once(f"gain|{name}|{radius}", lambda a=agent, r=radius: gains(a, states, r, METHODS))
         if "returns" in asked.parts:
             once(f"returns|{name}|bare", lambda a=agent: returned(a, None, 0.0, 1, a.episodes))
-            for radius, method in itertools.product(radii, ("pgd",) if asked.quick else ("pgd", "adr-gd", "cem")):
+            for radius, method in itertools.product(radii, ("pgd",) if asked.quick else PLAYED):
                 named, budget = METHODS[method] if not asked.quick else (method, 5)
                 once(
                     f"returns|{name}|{radius}|{method}",

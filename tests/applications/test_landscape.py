@@ -87,7 +87,7 @@ def test_agreement_is_counted_gate_by_gate_and_row_by_row():
         gates = RelaxedGates(first, first.switches, 2000.0)
         moved = x.flip(0) * 1.3
         compared = gates.compared()
-        agreement = gates.agreement(compared, lens.trace(moved, compared))
+        agreement = gates.agreement(gates.free(compared, lens.trace(moved, compared)))
     before, after = ([p for p in lens.pattern(z) if p.dtype == torch.bool] for z in (x, moved))
     same = torch.cat([(a == b).flatten(1) for a, b in zip(before, after, strict=True)], 1)
     torch.testing.assert_close(agreement, same.double().mean(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -29,7 +30,8 @@ class ActionValue(nn.Module):
 
     Args:
         critic: called as `critic(observations, actions)`; returns (batch, 1), or a tuple of them, one for each of
-            several critics, as those of Stable-Baselines3 do.
+            several critics, as those of Stable-Baselines3 do. Of those the features of the states are extracted once,
+            here: they do not depend on the action.
         observations: (batch, …), or a dictionary of such. A single row serves any number of actions.
         twins: which value counts where there are several critics: the first's, the least, or the mean.
     """
@@ -39,6 +41,11 @@ class ActionValue(nn.Module):
         self.critic, self.observations, self.twins = critic, observations, twins
         self._known = _rows(observations)
         self.training = False  # the view puts the critic in evaluation mode, and back
+        self._features = None
+        if _judges_features(critic):
+            with torch.no_grad(), NetworkView(self).borrowed():
+                extractor = cast(Any, critic)
+                self._features = extractor.extract_features(observations, extractor.features_extractor)
 
     def forward(self, actions: Tensor) -> Tensor:
         """The values (batch, 1) of actions (batch, entries).
@@ -46,11 +53,14 @@ class ActionValue(nn.Module):
         Raises:
             UnsupportedNetwork: another number of actions than of states: a method that runs copies of rows.
         """
-        states, critic = self._states(len(actions)), cast(Any, self.critic)
-        if self.twins == "first" and hasattr(critic, "q1_forward"):  # the others are not even computed
-            return critic.q1_forward(states, actions)
-        values = critic(states, actions)
-        values = (values,) if isinstance(values, Tensor) else tuple(values)
+        critic = cast(Any, self.critic)
+        if self._features is None:
+            values = critic(self._of(self.observations, len(actions)), actions)
+            values = (values,) if isinstance(values, Tensor) else tuple(values)
+        else:
+            judged = torch.cat([cast(Tensor, self._of(self._features, len(actions))), actions], 1)
+            judges = critic.q_networks[:1] if self.twins == "first" else critic.q_networks
+            values = tuple(judge(judged) for judge in judges)
         if self.twins == "first":
             return values[0]
         if self.twins == "mean":
@@ -60,17 +70,18 @@ class ActionValue(nn.Module):
             least = torch.minimum(least, value)
         return least
 
-    def _states(self, rows: int) -> Observations:
+    def _of(self, states: Observations, rows: int) -> Observations:
+        """What is known of the states, for so many rows of actions."""
         if rows == self._known:
-            return self.observations
+            return states
         if self._known != 1:
             raise UnsupportedNetwork(
                 f"The critic holds {self._known} states and was run on {rows} actions, as by a method that runs copies "
                 "of rows; refine one state at a time, or use pgd, adr-gd, gate-annealing or cem."
             )
-        if isinstance(self.observations, Tensor):
-            return self.observations.expand(rows, *self.observations.shape[1:])
-        return {key: entry.expand(rows, *entry.shape[1:]) for key, entry in self.observations.items()}
+        if isinstance(states, Tensor):
+            return states.expand(rows, *states.shape[1:])
+        return {key: entry.expand(rows, *entry.shape[1:]) for key, entry in states.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,3 +172,9 @@ def refine(
 
 def _rows(observations: Observations) -> int:
     return len(observations if isinstance(observations, Tensor) else next(iter(observations.values())))
+
+
+def _judges_features(critic: nn.Module) -> bool:
+    """Whether this is Stable-Baselines3's own critic: networks that see an action beside the features of its state."""
+    policies = sys.modules.get("stable_baselines3.common.policies")
+    return policies is not None and type(critic).forward is policies.ContinuousCritic.forward

@@ -18,6 +18,7 @@ carry no eta. (9) A gradient in eta below
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -102,27 +103,31 @@ class ActivationDescent(Method):
         running = RunningNorms(network, start.streams, refresh=self.refresh)
         for t in range(1, 1 + start.steps(self.steps, cost=self.backwards_per_step)):
             x, look = x.detach().requires_grad_(), self._estimates_norms and running.is_due
+            compared = gates.compared()
             with torch.enable_grad():
-                compared = gates.compared()
                 true = network.trace(x, compared, keep=look, remember=gates.chosen[0])
                 value = problem.measure(x, true.output)
-            told = {"agreement": gates.agreement(compared, true)}
+            free = gates.free(compared, true)
+            told = {"agreement": gates.agreement(free)}
             yield Iterate(x.detach(), value.detach(), true.output.detach(), diagnostics=told)
 
+            charge, by_height, by_eta = free.charge(self._norms(running, gates, x, free))
+            weight, apart = gates.of_row(free, beta), gates.by_row(free, charge)
+            penalty, shared = ([], []), gates.chosen[0] > 0 or gates.are_few
+            if self.penalty_moves_input:
+                penalty = compared.roots(gates.by_gate(compared, weight * by_height))
+            # Where the runs are large and share nothing, the first one's graph goes before the second is built.
+            gradient = torch.zeros_like(x) if shared else _gradient(x, *penalty)
             with torch.enable_grad():
-                free = gates.free(compared, true)
-                charge = free.charge(self._norms(running, gates, x, free), moves_input=self.penalty_moves_input)
-                apart = gates.total(free, charge)
-                penalty, variables, shared = (beta * apart).sum(), (x, free.eta), gates.chosen[0] > 0
-                # Where the two runs share nothing, the first one's graph goes before the second is built.
-                early = (0.0, 0.0) if shared else _gradients(penalty, variables)
-                rule = gates.surrogate(free if self.objective_moves_gates else None)
+                rule = gates.surrogate(watched=self.objective_moves_gates)
                 surrogate = network.trace(x, rule, keep=look, after=true)
-                late = problem.measure(x, surrogate.output).sum() + (penalty if shared else 0.0)
-                gradient, gate_gradient = (a + b for a, b in zip(early, _gradients(late, variables), strict=True))
+                late = problem.measure(x, surrogate.output)
+            roots = penalty if shared else ([], [])
+            gradient = gradient + _gradient(x, [late, *roots[0]], [torch.ones_like(late), *roots[1]], rule.beside)
+            gate_gradient = gates.gradient(free, weight * by_eta, rule)
             if self._estimates_norms:
                 running.look(surrogate, lambda run=surrogate: gates.held(run), gates.chosen)
-            del compared, true, surrogate, late, penalty
+            del compared, true, surrogate, late, penalty, roots
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             direction, norm = gates.directions(free, gate_gradient)
@@ -133,7 +138,6 @@ class ActivationDescent(Method):
                 for gate, row in still.nonzero().tolist()
             ]
             gates.step(free, direction, kicks, length=-self.gate_step_size)
-            apart = apart.detach()
             change = torch.where(apart < self.agreement, -self.penalty_decay, self.penalty_step * apart)
             beta = (beta + change).clamp_min(0)
         yield problem.at(x)
@@ -144,19 +148,23 @@ class ActivationDescent(Method):
 
     def _norms(self, running: RunningNorms, gates: RelaxedGates, x: Tensor, free: FreeGates) -> Tensor | None:
         """||P|| under the gates eta, for the neurons at odds; None for M3."""
-        at_odds = free.position[: len(free.heights)]
         if self._estimates_norms:
-            return running.at(at_odds)
+            return running.at(free.charged)
         if not self.normalise_distances:
             return None
         with torch.no_grad():
             base = running.view.trace(x, gates.surrogate())
             exact = exact_norms(running.view, base, gates.held(base))
-        return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[at_odds])
+        return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[free.charged])
 
 
-def _gradients(of: Tensor, variables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(of, variables, materialize_grads=True)
+def _gradient(x: Tensor, of: list[Tensor], weights: list[Tensor], beside: Sequence[Tensor] = ()) -> Tensor:
+    """The gradient in x of `<weights, of>`, zero where nothing depends on x; taken in what lies `beside`, too."""
+    roots = [(root, weight) for root, weight in zip(of, weights, strict=True) if root.requires_grad]
+    if not roots:
+        return torch.zeros_like(x)
+    outputs, seeds = zip(*roots, strict=True)
+    return torch.autograd.grad(outputs, (x, *beside), seeds, materialize_grads=True)[0]
 
 
 _COLUMNS = (

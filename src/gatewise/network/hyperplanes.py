@@ -84,6 +84,7 @@ class RunningNorms:
         self._squares = torch.empty(0)
         self._by_gate: list[Tensor] = []
         self._norms: tuple[Tensor, ...] | None = None
+        self._every: Tensor | None = None
 
     @property
     def is_due(self) -> bool:
@@ -111,7 +112,7 @@ class RunningNorms:
                 noise = self.streams.normal(base.input)
                 for mean, square in zip(self._by_gate, _squares(self.view, base, rule, noise, gates), strict=True):
                     mean.lerp_(square, share)
-            self._norms = None
+            self._norms = self._every = None
         self._calls += 1
 
     def norms(self) -> tuple[Tensor, ...]:
@@ -120,13 +121,18 @@ class RunningNorms:
             self._norms = tuple(reachable(square.sqrt()) for square in self._by_gate)
         return self._norms
 
-    def at(self, position: Tensor) -> Tensor:
-        """The same for some neurons alone, (n,): `position` (n,) int64 counts through the gates, each flattened. All 1
-        before the first look.
+    def at(self, position: Tensor | slice) -> Tensor:
+        """The same for some neurons alone, (n,): `position` (n,) int64 counts through the gates, each flattened, or a
+        slice takes all. All 1 before the first look (a slice: one for all).
         """
         if not self._by_gate:
-            return torch.ones_like(position, dtype=torch.get_default_dtype())
-        return reachable(self._squares[position].sqrt())
+            like = () if isinstance(position, slice) else position.shape
+            return torch.ones(like, dtype=torch.get_default_dtype())
+        if not isinstance(position, slice):
+            return reachable(self._squares[position].sqrt())
+        if self._every is None:
+            self._every = reachable(self._squares.sqrt())
+        return self._every[position]
 
 
 def _repeat(times: int) -> Callable[[Tensor], Tensor]:

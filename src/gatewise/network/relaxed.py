@@ -3,7 +3,12 @@
 Of eta's entries nearly all are settled: the surrogate's `sigmoid(steepness (eta - 1/2))` is 0 or 1 to the last bit, and
 eta agrees with the true pattern, so that neither term of the Lagrangian has a derivative in them. The others, one in a
 hundred or a thousand, are *free*: soft, or at odds with the pattern. They are kept as lists, so that a run of either
-network costs what a plain run does and one comparison of signs, and a step in eta costs what its list is long.
+network costs what a plain run does and one comparison of signs, and a step in eta costs what its list is long. Where
+all entries together are few, searching costs more than it saves: then all of them count as free.
+
+The runs are the network's own operations; derivatives in eta are written down (equations 9 and 11) and meet autograd's
+in two places: what the penalty adds to the gradient of a pre-activation, and what the gradient of a surrogate gate's
+output is at the soft entries.
 
 Legend: eta = relaxed gate in [0, 1]; s = sigmoid(steepness (eta - 1/2)), the surrogate's share of the pre-activation.
 Layout: the chosen gates one after the other, each (batch, …) flattened; a *position* counts through all of them, and a
@@ -13,39 +18,82 @@ Layout: the chosen gates one after the other, each (batch, …) flattened; a *po
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gatewise.network.rules import Fixed, GateRule, Network, PerGate, Surrogate, is_zero, leaky
+from gatewise.network.rules import Fixed, GateRule, Network, PerGate, is_zero, leaky
 from gatewise.network.view import Trace
+
+Where = Tensor | slice
+"""Entries of a flattened gate, or of all: int64, sorted, or the slice of all."""
+ALL = slice(None)
+# Up to so many entries a dense step takes less time than the search: measured where both take the same.
+FEW = 2**14
 
 
 @dataclass(frozen=True, eq=False)
 class Compared(GateRule):
     """`max(z, 0)`: the network itself, which also tells where a gate is not as `on` (bool, by gate) says.
 
-    After the run `odds` holds, by gate, where they differ (int64, into the flattened gate) and the pre-activations
-    there, differentiable.
+    After the run `odds` holds, by gate, where they differ (or, asked `everywhere`, ALL) and the pre-activations there.
     """
 
     on: PerGate
-    odds: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    everywhere: bool = False
+    odds: dict[int, tuple[Where, Tensor]] = field(default_factory=dict)
+    _roots: dict[int, Tensor] = field(default_factory=dict)
+    _weights: dict[int, Tensor] = field(default_factory=dict)
 
     def switch(self, index, z, slope):
         """`max(z, 0) + slope min(z, 0)`."""
+        out = Network().switch(index, z, slope)
         if (on := self.on[index]) is None:
-            return Network().switch(index, z, slope)
-        where = _differing(z.detach(), on)
-        if is_zero(slope):
-            out, heights = _ComparedGate.apply(z, where)
-        else:
-            out, heights = Network().switch(index, z, slope), z.flatten()[where]
-        self.odds[index] = where, heights
+            return out
+        held = z.detach()
+        where = ALL if self.everywhere else _differing(held, on)
+        self.odds[index] = where, held.flatten()[where]
+        if z.requires_grad:
+            self._roots[index] = (
+                z if isinstance(where, slice) else self._weighed_on_the_way(index, where, z, out, slope)
+            )
         return out
+
+    def _weighed_on_the_way(self, index: int, where: Tensor, z: Tensor, out: Tensor, slope: float | Tensor) -> Tensor:
+        """`out`, whose gradient takes the weights up when it passes the gate: dense ones for all gates at once would
+        need a layer's memory each.
+        """
+        weights = self._weights  # not self: a graph must not hold its own output
+
+        def weighed(gradient: Tensor) -> Tensor:
+            gradient = gradient.contiguous()
+            gradient.view(-1).index_add_(0, where, weights[index])
+            return gradient
+
+        if (
+            is_zero(slope) and out.grad_fn is not None
+        ):  # what a ReLU hands back is a tensor of its own, which may be written into
+            out.grad_fn.register_hook(lambda to_z, _: (weighed(to_z[0]),))
+        else:
+            z.register_hook(lambda to_z: weighed(to_z.clone()))
+        return out
+
+    def roots(self, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Tensors and their gradients for autograd to start from, such that it arrives at the gradient of `<weights,
+        pre-activations>`; `weights` by gate, for the entries of `odds`. To be used once.
+        """
+        by_gate = dict(zip(self.odds, weights, strict=True))
+        self._weights.update(by_gate)
+        roots = list(self._roots.values())
+        if self.everywhere:
+            seeds = [by_gate[index].view_as(z) for index, z in self._roots.items()]
+        else:
+            seeds = [out.new_zeros(()).expand_as(out) for out in roots]
+        self._roots.clear()
+        return roots, seeds
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The bare network: a run in pieces keeps its pre-activations, which are compared as a whole."""
@@ -54,106 +102,94 @@ class Compared(GateRule):
 
 @dataclass(frozen=True, eq=False)
 class Settled(GateRule):
-    """`s z`: the surrogate with its share written down by gate, and a derivative in eta only where that is not 0.
+    """`s z`: the surrogate with its share s written down by gate.
 
-    `share` is s; `soft` (int64, into the flattened gate) the entries with a derivative, `eta` their values.
+    Where it is `watched`, `derivative` tells the derivative in s at the entries `soft` after the gradient was taken, in
+    the input and in `beside`, the outputs of gates that do not depend on the input.
     """
 
     share: PerGate
-    soft: PerGate
-    eta: PerGate
-    steepness: float
+    soft: dict[int, Where]
+    watched: bool = True
     rest: GateRule = Network()
+    found: dict[int, Tensor] = field(default_factory=dict)
+    beside: list[Tensor] = field(default_factory=list)
+    pieces: list[Settled] = field(default_factory=list)
 
     def switch(self, index, z, slope):
         """`(slope + (1 - slope) s) z`."""
-        share, soft, eta = self.share[index], self.soft[index], self.eta[index]
-        if share is None or soft is None or eta is None:
+        if (share := self.share[index]) is None:
             return self.rest.switch(index, z, slope)
-        return _SettledGate.apply(z, eta, share, soft, self.steepness, slope)
+        out = leaky(share * z, z, slope)
+        soft = self.soft[index]
+        if self.watched and (isinstance(soft, slice) or len(soft)):
+            inside = z if is_zero(slope) else (1 - slope) * z
+            heights, found = inside.detach().flatten()[soft], self.found
+            if not out.requires_grad:
+                self.beside.append(out.requires_grad_())
+
+            def watch(gradient: Tensor) -> None:
+                found[index] = gradient.flatten()[soft] * heights
+
+            out.register_hook(watch)
+        return out
 
     def choice(self, index, z, pool):
         """As `rest` says."""
         return self.rest.choice(index, z, pool)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Any:
-        """`Surrogate` with `change` applied: lists of entries cannot be cut into rows."""
-        lists = zip(self.share, self.soft, self.eta, strict=True)
-        eta = [
-            None if s is None or soft is None or e is None else s.flatten().index_put((soft,), e).view_as(s)
-            for s, soft, e in lists
-        ]
-        return Surrogate(eta, self.steepness, self.rest).each(change)
+        """With `change` applied to the shares; it watches all entries, of which `derivative` takes the soft ones."""
+        share = tuple(None if s is None else change(s) for s in self.share)
+        everywhere = dict.fromkeys(self.soft, ALL)
+        piece = replace(
+            self, share=share, soft=everywhere, rest=self.rest.each(change), found={}, pieces=[]
+        )  # and one `beside`
+        self.pieces.append(piece)
+        return piece
 
-
-class _ComparedGate(torch.autograd.Function):
-    """ReLU and a look at some of its pre-activations: their gradients are added in place to the ReLU's own."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, where: Tensor) -> Any:
-        out = torch.relu(z)
-        ctx.save_for_backward(out, where)
-        ctx.set_materialize_grads(False)
-        return out, z.flatten()[where]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        out, where = ctx.saved_tensors
-        through, looked = gradients
-        to_z = torch.zeros_like(out) if through is None else torch.ops.aten.threshold_backward(through, out, 0)
-        if looked is not None:
-            to_z = to_z.contiguous()
-            to_z.view(-1).index_add_(0, where, looked)
-        return to_z, None
-
-
-class _SettledGate(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, eta: Tensor, share: Tensor, soft: Tensor, steepness: float, slope: float | Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(share, soft, z.flatten()[soft])
-        ctx.steepness, ctx.slope = steepness, slope
-        return leaky(share * z, z, slope)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        share, soft, z = ctx.saved_tensors
-        (gradient,) = gradients
-        to_z = leaky(gradient * share, gradient, ctx.slope) if ctx.needs_input_grad[0] else None
-        to_eta = None
-        if ctx.needs_input_grad[1]:
-            s = share.flatten()[soft]
-            if not is_zero(ctx.slope):
-                gradient = gradient * (1 - ctx.slope)
-            to_eta = ctx.steepness * s * (1 - s) * gradient.flatten()[soft] * z
-        return to_z, to_eta, None, None, None, None
+    def derivative(self, index: int) -> Tensor:
+        """After the gradient was taken: the derivative in s at the soft entries of gate `index`."""
+        share, soft = self.share[index], self.soft[index]
+        assert share is not None
+        if self.pieces and all(index in piece.found for piece in self.pieces):
+            return torch.cat([piece.found[index] for piece in self.pieces])[: share.numel()][soft]
+        return self.found[index] if index in self.found else torch.zeros_like(share.flatten()[soft])
 
 
 @dataclass(frozen=True, eq=False)
 class FreeGates:
     """The entries of eta that can move at a step: those at odds with the true pattern, then the other soft ones.
 
-    `position` (n,) and `block` (n,) int64; `eta` (n,) as a leaf of its own; `heights` (k,) the true pre-activations of
-    the first k, differentiable; `soft` (m,) int64: where in this list the soft ones stand.
+    `position` (n,) and `block` (n,) int64; `eta` (n,); `heights` (k,) the true pre-activations of the first k, which
+    alone can be charged; `soft` (m,): where in this list the soft ones stand.
     """
 
-    position: Tensor
+    position: Where
     block: Tensor
     eta: Tensor
     heights: Tensor
-    soft: Tensor
+    soft: Where
 
-    def charge(self, norms: Tensor | None, *, moves_input: bool = True) -> Tensor:
-        """Equation 10 for the first k, the only ones that it charges: `max(h/||P|| (1/2 - eta), 0)`, (k,).
+    @property
+    def charged(self) -> Where:
+        """The first k positions."""
+        first = slice(len(self.heights))
+        return first if isinstance(self.position, slice) else self.position[first]
 
-        Both halves of the equation are one. `norms` (k,) is a constant; None leaves h undivided (ablation M3);
-        `moves_input` False makes h a constant (M2).
+    def charge(self, norms: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Equation 10 for the first k, `max(h/||P|| (1/2 - eta), 0)`, both of whose halves are one, and its derivatives
+        in h and in eta (equation 11), (k,) each.
+
+        `norms` (k,) is a constant; None leaves h undivided (ablation M3).
         """
-        k, heights = len(self.heights), self.heights if moves_input else self.heights.detach()
-        distance = heights if norms is None else heights / norms
-        # relu passes no gradient at 0, where h or eta lies on its threshold: the indicators of equation 11.
-        return torch.relu(distance * (0.5 - self.eta[:k]))
+        inward = 0.5 - self.eta[: len(self.heights)]
+        distance = self.heights if norms is None else self.heights / norms
+        charge = torch.relu(distance * inward)
+        # No derivative at 0, where h or eta lies on its threshold: the indicators of equation 11.
+        charged = charge.sign()
+        by_height = charged * inward
+        return charge, by_height if norms is None else by_height / norms, -(charged * distance)
 
 
 class RelaxedGates:
@@ -163,9 +199,10 @@ class RelaxedGates:
         trace: a run of the network at the first point, with its pre-activations.
         chosen: positions of the gates that carry eta, among all gates.
         steepness: of the surrogate.
+        few: with no more entries than this, all of them count as free.
     """
 
-    def __init__(self, trace: Trace, chosen: Sequence[int], steepness: float):
+    def __init__(self, trace: Trace, chosen: Sequence[int], steepness: float, *, few: int = FEW):
         heights = [trace.preactivations[i].detach() for i in chosen]
         self.chosen, self.gates, self.steepness = tuple(chosen), len(trace.gates), steepness
         self.rows = len(trace.input)
@@ -178,7 +215,12 @@ class RelaxedGates:
         self._on = torch.cat([(h > 0).flatten() for h in heights])
         self._eta = self._on.to(trace.input.dtype)
         self._share = self._sigmoid(self._eta)
-        self._soft = self._is_soft(self._share).nonzero().squeeze(1)
+        self.are_few = len(self._eta) <= few
+        if self.are_few:
+            self._soft: Where = ALL
+            self._every_block = self._blocks.repeat_interleave(sizes.to(trace.input.device))
+        else:
+            self._soft = self._is_soft(self._share).nonzero().squeeze(1)
         # By gate, as windows on the above, which are only ever written into.
         flats = self._eta, self._on, self._share
         self._eta_by_gate, self._on_by_gate, self._share_by_gate = map(self._by_gate, flats)
@@ -194,31 +236,35 @@ class RelaxedGates:
 
     def compared(self) -> Compared:
         """The rule of the true network's run."""
-        return Compared(self._placed(self._on_by_gate))
+        return Compared(self._placed(self._on_by_gate), self.are_few)
 
-    def surrogate(self, free: FreeGates | None = None, *, rest: GateRule | None = None) -> Settled:
-        """The rule of the surrogate's run; differentiable in `free.eta` where `free` is given. Gates without eta follow
+    def surrogate(self, *, watched: bool = True, rest: GateRule | None = None) -> Settled:
+        """The rule of the surrogate's run; `watched` where its gradient in eta is asked for. Gates without eta follow
         `rest` (None: the network).
         """
-        counts = torch.searchsorted(self._soft, self._bounds[:: self.rows].contiguous()).diff().tolist()
-        soft = [part - begin for part, begin in zip(self._soft.split(counts), self._begin, strict=True)]
-        eta = self._eta[self._soft] if free is None else free.eta[free.soft]
-        return Settled(
-            self._placed(self._share_by_gate),
-            self._placed(soft),
-            self._placed(eta.split(counts)),
-            self.steepness,
-            rest or Network(),
-        )
+        if isinstance(self._soft, slice):
+            soft: Sequence[Where] = [ALL] * len(self.chosen)
+        else:
+            counts = torch.searchsorted(self._soft, self._bounds[:: self.rows].contiguous()).diff().tolist()
+            soft = [part - begin for part, begin in zip(self._soft.split(counts), self._begin, strict=True)]
+        by_gate = dict(zip(self.chosen, soft, strict=True))
+        return Settled(self._placed(self._share_by_gate), by_gate, watched, rest or Network())
 
     def held(self, trace: Trace) -> Settled:
         """The surrogate with all other gates as in `trace`: affine in the input."""
-        return self.surrogate(rest=Fixed(trace.pattern()))
+        return self.surrogate(watched=False, rest=Fixed(trace.pattern()))
 
     def free(self, compared: Compared, true: Trace) -> FreeGates:
         """The entries that can move after `true`, the network's run under `compared`."""
-        odds = self._odds(compared, true)
-        at_odds = torch.cat([where + begin for (where, _), begin in zip(odds, self._begin, strict=True)])
+        if not compared.odds:  # the run went in pieces
+            with torch.enable_grad():
+                for i in self.chosen:
+                    compared.switch(i, true.preactivations[i], 0.0)
+        heights = torch.cat([compared.odds[i][1] for i in self.chosen])
+        if isinstance(self._soft, slice):
+            return FreeGates(ALL, self._every_block, self._eta, heights, ALL)
+        where = [torch.as_tensor(compared.odds[i][0]) for i in self.chosen]
+        at_odds = torch.cat([part + begin for part, begin in zip(where, self._begin, strict=True)])
         # Which soft ones are in that list, which is sorted, already?
         place = torch.searchsorted(at_odds, self._soft)
         known = torch.cat([at_odds, at_odds.new_full((1,), -1)])[place] == self._soft
@@ -227,17 +273,44 @@ class RelaxedGates:
         return FreeGates(
             position=position,
             block=torch.cat([self._blocks_of(at_odds), self._blocks_of(others)]),
-            eta=self._eta[position].requires_grad_(),
-            heights=torch.cat([heights for _, heights in odds]),
+            eta=self._eta[position],
+            heights=heights,
             soft=torch.where(known, place, len(at_odds) - 1 + (~known).cumsum(0)),
         )
 
-    def agreement(self, compared: Compared, true: Trace) -> Tensor:
-        """The share of each row's entries that are on, above 1/2, where the network's are after `true`: (batch,)."""
-        counts = self._eta.new_zeros(self.rows)
-        for gate, (where, _) in enumerate(self._odds(compared, true)):
-            counts.index_add_(0, where // self.row_size(gate), counts.new_ones(()).expand(len(where)))
-        return 1 - counts * (self.rows / len(self._eta))
+    def agreement(self, free: FreeGates) -> Tensor:
+        """The share of each row's entries that are on, above 1/2, where the network's are: (batch,)."""
+        if self.are_few:
+            at_odds = ((free.heights > 0) != self._on).to(self._eta.dtype)
+        else:
+            at_odds = free.heights.new_ones(()).expand_as(free.heights)
+        return 1 - self.by_row(free, at_odds) * (self.rows / len(self._eta))
+
+    def by_row(self, free: FreeGates, charge: Tensor) -> Tensor:
+        """What each row's neurons pay together: `charge` (k,) of the first k added, (batch,)."""
+        blocks = charge.new_zeros(len(self._blocks)).index_add(0, free.block[: len(charge)], charge)
+        return blocks.view(-1, self.rows).sum(0)
+
+    def of_row(self, free: FreeGates, values: Tensor) -> Tensor:
+        """`values` (batch,) of the rows that the first k of `free` belong to, (k,)."""
+        return values.repeat(len(self.chosen)).index_select(0, free.block[: len(free.heights)])
+
+    def by_gate(self, compared: Compared, values: Tensor) -> list[Tensor]:
+        """`values` (k,) of the charged entries, cut by gate."""
+        return list(values.split([len(compared.odds[i][1]) for i in self.chosen]))
+
+    def gradient(self, free: FreeGates, by_charge: Tensor, surrogate: Settled) -> Tensor:
+        """The gradient in `free.eta` (n,): `by_charge` (k,) from the penalty and what was found in `surrogate`."""
+        share = self._share[self._soft]
+        if surrogate.watched:
+            found = torch.cat([surrogate.derivative(i) for i in self.chosen])
+        else:
+            found = torch.zeros_like(share)
+        found = torch.ops.aten.sigmoid_backward(self.steepness * found, share)
+        if isinstance(free.soft, slice):
+            return by_charge + found
+        total = torch.cat([by_charge, by_charge.new_zeros(len(free.eta) - len(by_charge))])
+        return total.index_add_(0, free.soft, found)
 
     def directions(self, free: FreeGates, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """A gradient in `free.eta` (n,) divided by its 2-norm in its block, and those norms, (gates, batch).
@@ -247,9 +320,9 @@ class RelaxedGates:
         blocks = gradient.new_zeros(len(self._blocks))
         # Squares of entries below 1e-20 underflow in float32: each block is scaled by its largest entry first.
         largest = blocks.scatter_reduce(0, free.block, gradient.abs(), "amax")
-        scaled = gradient / largest.where(largest > 0, 1)[free.block]
+        scaled = gradient / largest.where(largest > 0, 1).index_select(0, free.block)
         norm = blocks.index_add(0, free.block, scaled.square()).sqrt()
-        direction = scaled / norm.where(norm > 0, 1)[free.block]
+        direction = scaled / norm.where(norm > 0, 1).index_select(0, free.block)
         return direction, (norm * largest).view(len(self.chosen), self.rows)
 
     def step(
@@ -258,41 +331,42 @@ class RelaxedGates:
         """Add `length` times `direction` (n,) to the free entries of eta, and `length` times the noise of each of
         `kicks` (which chosen gate, which row, noise (`row_size`,)) to a whole block; all is kept in [0, 1].
         """
-        self._eta[free.position] = free.eta.detach() + length * direction
-        kicked = torch.zeros_like(self._blocks, dtype=torch.bool)
-        soft = []
+        if isinstance(free.position, slice):
+            self._eta += length * direction
+        else:
+            self._eta[free.position] = free.eta + length * direction
+        kicked = []
         for gate, row, noise in kicks:
             begin = self._begin[gate] + row * self.row_size(gate)
             block = slice(begin, begin + noise.numel())
             self._eta[block] += length * noise
-            soft.append(begin + self._settle(block).nonzero().squeeze(1))
-            kicked[gate * self.rows + row] = True
-        rest = free.position if not soft else free.position[~kicked[free.block]]
+            kicked.append((gate * self.rows + row, block))
+        if isinstance(free.position, slice):
+            self._settle_all()
+            return
+        rest, soft = free.position, []
+        if kicked:
+            rest = rest[~torch.isin(free.block, free.block.new_tensor([block for block, _ in kicked]))]
+            soft = [block.start + self._settle(block).nonzero().squeeze(1) for _, block in kicked]
         self._soft = torch.cat([rest[self._settle(rest)], *soft]).sort().values
-
-    def total(self, free: FreeGates, charge: Tensor) -> Tensor:
-        """The charges of each row's neurons, added: equation 10 as printed, (batch,)."""
-        blocks = charge.new_zeros(len(self._blocks)).index_add(0, free.block[: len(charge)], charge)
-        return blocks.view(-1, self.rows).sum(0)
-
-    def _odds(self, compared: Compared, true: Trace) -> list[tuple[Tensor, Tensor]]:
-        """By chosen gate, where it is not as eta says and the true pre-activations there."""
-        if not compared.odds:  # the run went in pieces
-            for i in self.chosen:
-                compared.switch(i, true.preactivations[i], 0.0)
-        return [compared.odds[i] for i in self.chosen]
 
     def _blocks_of(self, position: Tensor) -> Tensor:
         """The block of each of some sorted positions."""
         counts = torch.searchsorted(position, self._bounds).diff()
         return self._blocks.repeat_interleave(counts, output_size=len(position))
 
-    def _settle(self, where: Tensor | slice) -> Tensor:
+    def _settle(self, where: Where) -> Tensor:
         """Bring eta into [0, 1] there, and what follows from it up to date; which are soft."""
         eta = self._eta[where].clamp(0, 1)
         share = self._sigmoid(eta)
         self._eta[where], self._share[where], self._on[where] = eta, share, eta > 0.5
         return self._is_soft(share)
+
+    def _settle_all(self) -> None:
+        """The same everywhere and in place."""
+        self._eta.clamp_(0, 1)
+        torch.sub(self._eta, 0.5, out=self._share).mul_(self.steepness).sigmoid_()
+        torch.gt(self._eta, 0.5, out=self._on)
 
     def _sigmoid(self, eta: Tensor) -> Tensor:
         return (eta - 0.5).mul_(self.steepness).sigmoid_()
