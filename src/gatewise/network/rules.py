@@ -28,6 +28,10 @@ from gatewise.network.operations import Pool
 
 PerGate = Sequence[Tensor | None]
 
+# Deviations beyond which a normal variable counts as this far: Phi differs from 0 or 1 by 2e-33 there, and farther out
+# the density would be subnormal in float32, which takes processors several times as long.
+_FAR = 12.0
+
 
 def is_zero(slope: float | Tensor) -> bool:
     """Whether this is a plain ReLU, known without looking into a tensor."""
@@ -164,7 +168,7 @@ class Smoothed(GateRule):
         """`z Phi(z/s) + s phi(z/s)`."""
         if (s := self.deviation[index]) is None:
             return Network().switch(index, z, slope)
-        return leaky(_SmoothedGate.apply(z, s), z, slope)
+        return leaky(_smoothed(z, s), z, slope)
 
     def choice(self, index, z, pool):
         """The expected maximum of each window."""
@@ -189,7 +193,7 @@ def _larger_of_two(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Te
     """Mean and variance of the larger of two independent normal variables with means a, b and variances of_a, of_b."""
     spread = (of_a + of_b).sqrt()
     # A constant: the terms with its derivative cancel, which 0/0, two entries of padding, would make NaN.
-    u = ((a - b) / spread).nan_to_num(0.0).clamp(-30, 30).detach()
+    u = ((a - b) / spread).nan_to_num(0.0).clamp(-_FAR, _FAR).detach()
     first = torch.special.ndtr(u)
     density = spread * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
     mean = a * first + b * (1 - first) + density
@@ -197,19 +201,12 @@ def _larger_of_two(a: Tensor, b: Tensor, of_a: Tensor, of_b: Tensor) -> tuple[Te
     return mean, (square - mean * mean).clamp_min(0).detach()
 
 
-class _SmoothedGate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, s: Tensor) -> Tensor:
-        # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
-        u = (z / s).nan_to_num_(0.0).clamp_(-30, 30)
-        phi = torch.erf(u / math.sqrt(2)).add_(1).div_(2)
-        ctx.save_for_backward(phi)
-        return (phi * z).addcmul_(s, u.square_().div_(-2).exp_(), value=1 / math.sqrt(2 * math.pi))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (phi,) = ctx.saved_tensors  # the terms with the derivative of Phi cancel
-        return phi * gradients[0], None
+def _smoothed(z: Tensor, s: Tensor) -> Tensor:
+    # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
+    u = (z.detach() / s).nan_to_num_(0.0).clamp_(-_FAR, _FAR)
+    phi = torch.erf(u / math.sqrt(2)).add_(1).div_(2)
+    # Phi and phi(u) are constants: the terms with their derivatives cancel.
+    return (phi * z).addcmul_(s, u.square_().div_(-2).exp_(), value=1 / math.sqrt(2 * math.pi))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +239,7 @@ class _ReachingGate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         z, s = ctx.saved_tensors
         # Where s is 0 the quotient is infinite, which is right, or 0/0, which is a gate on its hyperplane.
-        u = (z / s).nan_to_num(0.0).clamp(-30, 30)
+        u = (z / s).nan_to_num(0.0).clamp(-_FAR, _FAR)
         share = torch.special.ndtr(u) + u * torch.exp(-u * u / 2) / math.sqrt(2 * math.pi)
         return leaky(share * gradients[0], gradients[0], ctx.slope), None, None
 
