@@ -49,6 +49,8 @@ PPO_SETTINGS: dict[str, Any] = {
     "ent_coef": 0.01,
     "clip_range": 0.2,
 }
+# CoinRun learns nothing lasting from updates that small; these are the Procgen paper's.
+OF_GAME: dict[str, dict[str, Any]] = {"fruitbot": {}, "coinrun": {"n_steps": 256, "batch_size": 2048}}
 
 
 def vectorised(game: str, copies: int, step: int) -> VecNormalize:
@@ -110,7 +112,7 @@ def train(game: str, path: Path, steps: int, minutes: float, *, quick: bool) -> 
         The last checkpoint: all that the next stretch depends on, the `record`, and the `best` weights so far.
     """
     copies, stretch, levels = (4, 128, 2) if quick else (COPIES, STRETCH, LEVELS)
-    agent = built(game, PPO_SETTINGS | ({"n_steps": 32, "batch_size": 64} if quick else {}), copies)
+    agent = built(game, PPO_SETTINGS | ({"n_steps": 32, "batch_size": 64} if quick else OF_GAME[game]), copies)
     content: dict[str, Any] = {"record": [], "rewards": None}
     if path.is_file():
         content = torch.load(path, weights_only=True)
@@ -183,7 +185,7 @@ def main() -> int:
         save_file(policy_weights(content["best"]), file)
         command = " ".join(["experiments/procgen_policies.py", *sys.argv[1:]])
         whole = {"network": "zoo:procgen-impala", "command": command}
-        whole |= {"settings": PPO_SETTINGS | {"copies": COPIES}} | told
+        whole |= {"settings": PPO_SETTINGS | OF_GAME[asked.game] | {"copies": COPIES}} | told
         whole["curve"] = [{key: one[key] for key in ("step", "mean", "sampled", "cpu_seconds")} for one in record]
         whole |= {"torch": torch.__version__, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         file.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")

@@ -259,13 +259,17 @@ def show(cells: dict[str, Any]) -> None:
             shown.add_row(name, *numbers, f"{one['forwards'] + one['backwards']:.0f}", f"{one['cpu_seconds']:.2f}")
         console.print(shown)
     shown = Table(title="returns of episodes with every action refined")
-    for heading in ("agent, radius, method", "return", "95%", "length", "promised", "realised"):
+    for heading in ("agent, radius, method", "return", "95%", "minus bare", "95%", "length", "promised", "realised"):
         shown.add_column(heading)
     for key, cell in cells.items():
         if key.startswith("returns"):
+            bare = cells[f"returns|{key.split('|')[1]}|bare"]["returns"]
+            apart = mean_and_interval([a - b for a, b in zip(cell["returns"], bare, strict=True)])
+            intervals = [f"{one['low']:.4g} to {one['high']:.4g}" for one in (cell, apart)]
             promised = [f"{cell[k]:.4g}" if k in cell else "" for k in ("promised", "realised")]
-            interval = f"{cell['low']:.4g} to {cell['high']:.4g}"
-            shown.add_row(key[8:], f"{cell['mean']:.4g}", interval, f"{cell['length']:.0f}", *promised)
+            paired = ["", ""] if key.endswith("bare") else [f"{apart['mean']:+.4g}", intervals[1]]
+            row = [f"{cell['mean']:.4g}", intervals[0], *paired, f"{cell['length']:.0f}", *promised]
+            shown.add_row(key.removeprefix("returns|"), *row)
     console.print(shown)
 
 
