@@ -112,7 +112,7 @@ class ActivationDescent(Method):
             yield Iterate(x.detach(), value.detach(), true.output.detach(), diagnostics=told)
 
             charge, by_height, by_eta = free.charge(self._norms(running, gates, x, free))
-            weight, apart = gates.of_row(free, beta), gates.by_row(free, charge)
+            weight, apart = beta.index_select(0, free.row), gates.by_row(free, charge)
             penalty, shared = ([], []), gates.chosen[0] > 0 or gates.are_few
             if self.penalty_moves_input:
                 penalty = compared.roots(gates.by_gate(compared, weight * by_height))

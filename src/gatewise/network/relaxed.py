@@ -161,14 +161,15 @@ class Settled(GateRule):
 class FreeGates:
     """The entries of eta that can move at a step: those at odds with the true pattern, then the other soft ones.
 
-    `position` (n,) and `block` (n,) int64; `eta` (n,); `heights` (k,) the true pre-activations of the first k, which
-    alone can be charged; `soft` (m,): where in this list the soft ones stand.
+    `position` (n,) and `block` (n,) int64; `eta` (n,); `heights` (k,) and `row` (k,) int64: the true pre-activations of
+    the first k, which alone can be charged, and whose they are; `soft` (m,): where in this list the soft ones stand.
     """
 
     position: Where
     block: Tensor
     eta: Tensor
     heights: Tensor
+    row: Tensor
     soft: Where
 
     @property
@@ -219,6 +220,7 @@ class RelaxedGates:
         if self.are_few:
             self._soft: Where = ALL
             self._every_block = self._blocks.repeat_interleave(sizes.to(trace.input.device))
+            self._every_row = self._every_block % self.rows
         else:
             self._soft = self._is_soft(self._share).nonzero().squeeze(1)
         # By gate, as windows on the above, which are only ever written into.
@@ -262,19 +264,20 @@ class RelaxedGates:
                     compared.switch(i, true.preactivations[i], 0.0)
         heights = torch.cat([compared.odds[i][1] for i in self.chosen])
         if isinstance(self._soft, slice):
-            return FreeGates(ALL, self._every_block, self._eta, heights, ALL)
+            return FreeGates(ALL, self._every_block, self._eta, heights, self._every_row, ALL)
         where = [torch.as_tensor(compared.odds[i][0]) for i in self.chosen]
         at_odds = torch.cat([part + begin for part, begin in zip(where, self._begin, strict=True)])
         # Which soft ones are in that list, which is sorted, already?
         place = torch.searchsorted(at_odds, self._soft)
         known = torch.cat([at_odds, at_odds.new_full((1,), -1)])[place] == self._soft
         others = self._soft[~known]
-        position = torch.cat([at_odds, others])
+        position, block = torch.cat([at_odds, others]), self._blocks_of(at_odds)
         return FreeGates(
             position=position,
-            block=torch.cat([self._blocks_of(at_odds), self._blocks_of(others)]),
+            block=torch.cat([block, self._blocks_of(others)]),
             eta=self._eta[position],
             heights=heights,
+            row=block % self.rows,
             soft=torch.where(known, place, len(at_odds) - 1 + (~known).cumsum(0)),
         )
 
@@ -288,12 +291,7 @@ class RelaxedGates:
 
     def by_row(self, free: FreeGates, charge: Tensor) -> Tensor:
         """What each row's neurons pay together: `charge` (k,) of the first k added, (batch,)."""
-        blocks = charge.new_zeros(len(self._blocks)).index_add(0, free.block[: len(charge)], charge)
-        return blocks.view(-1, self.rows).sum(0)
-
-    def of_row(self, free: FreeGates, values: Tensor) -> Tensor:
-        """`values` (batch,) of the rows that the first k of `free` belong to, (k,)."""
-        return values.repeat(len(self.chosen)).index_select(0, free.block[: len(free.heights)])
+        return charge.new_zeros(self.rows).index_add_(0, free.row, charge)
 
     def by_gate(self, compared: Compared, values: Tensor) -> list[Tensor]:
         """`values` (k,) of the charged entries, cut by gate."""
