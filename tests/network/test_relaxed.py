@@ -173,6 +173,34 @@ def test_the_layout_of_a_preactivation_in_memory_does_not_matter(layout, few):
     torch.testing.assert_close(_in_x(gates, compared, by_height, moved), wanted)
 
 
+class Overwriting(nn.Module):
+    """Writes to a gate's input after the gate has read it, which autograd allows of a ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = 2 * x - 1
+        through = torch.relu(z)
+        z.mul_(-3)
+        return through.cumsum(1)
+
+
+def test_a_gate_s_input_may_be_overwritten_after_the_gate():
+    x = torch.linspace(-1, 2, 12, dtype=torch.float64).view(3, 4).requires_grad_()
+    found = []
+    for few in (LISTS, ALL_AT_ONCE):
+        lens = view(Overwriting().eval())
+        with torch.no_grad():
+            gates = RelaxedGates(lens.trace(-x), (0,), 8.0, few=few)
+        compared, rule = gates.compared(), gates.surrogate()
+        free = gates.free(compared, lens.trace(x, compared, keep=False))
+        _, by_height, by_eta = free.charge(None)
+        in_x = _in_x(gates, compared, by_height, x)
+        (late,) = torch.autograd.grad(lens.trace(x, rule, keep=False).output.sum(), x)
+        in_eta = torch.zeros(12, dtype=torch.float64)
+        in_eta[_positions(gates, free)] = gates.gradient(free, by_eta, rule)
+        found.append(torch.cat([in_x.flatten(), late.flatten(), in_eta]))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("few", [LISTS, ALL_AT_ONCE])
 def test_what_a_step_ran_is_given_back_without_the_garbage_collector(few):
     lens, x, gates, _ = _relaxed("branches", 3, 60.0, few=few)

@@ -24,12 +24,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from gatewise.geometry import unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.network.consistency import choose_switches
 from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
-from gatewise.network.relaxed import FreeGates, RelaxedGates
+from gatewise.network.relaxed import FreeGates, RelaxedGates, Roots
 from gatewise.problem import Iterate, Problem
 
 
@@ -113,21 +114,26 @@ class ActivationDescent(Method):
 
             charge, by_height, by_eta = free.charge(self._norms(running, gates, x, free))
             weight, apart = beta.index_select(0, free.row), gates.by_row(free, charge)
-            penalty, shared = ([], []), gates.chosen[0] > 0 or gates.are_few
+            penalty: Roots = ([], [])
             if self.penalty_moves_input:
                 penalty = compared.roots(gates.by_gate(compared, weight * by_height))
-            # Where the runs are large and share nothing, the first one's graph goes before the second is built.
-            gradient = torch.zeros_like(x) if shared else _gradient(x, *penalty)
+            if not gates.are_few and gates.chosen[0] == 0:
+                # The runs are large and share nothing: the first one's graph goes before the second is built.
+                early, penalty = _gradient(x, penalty), ([], [])
+            else:
+                early = 0.0
             with torch.enable_grad():
                 rule = gates.surrogate(watched=self.objective_moves_gates)
                 surrogate = network.trace(x, rule, keep=look, after=true)
                 late = problem.measure(x, surrogate.output)
-            roots = penalty if shared else ([], [])
-            gradient = gradient + _gradient(x, [late, *roots[0]], [torch.ones_like(late), *roots[1]], rule.beside)
+            if late.requires_grad:
+                penalty[0].append(get_gradient_edge(late))
+                penalty[1].append(torch.ones_like(late))
+            gradient = early + _gradient(x, penalty, rule.beside)
             gate_gradient = gates.gradient(free, weight * by_eta, rule)
             if self._estimates_norms:
                 running.look(surrogate, lambda run=surrogate: gates.held(run), gates.chosen)
-            del compared, true, surrogate, late, penalty, roots
+            del compared, true, surrogate, late, penalty
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             direction, norm = gates.directions(free, gate_gradient)
@@ -158,13 +164,11 @@ class ActivationDescent(Method):
         return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[free.charged])
 
 
-def _gradient(x: Tensor, of: list[Tensor], weights: list[Tensor], beside: Sequence[Tensor] = ()) -> Tensor:
-    """The gradient in x of `<weights, of>`, zero where nothing depends on x; taken in what lies `beside`, too."""
-    roots = [(root, weight) for root, weight in zip(of, weights, strict=True) if root.requires_grad]
-    if not roots:
+def _gradient(x: Tensor, roots: Roots, beside: Sequence[Tensor] = ()) -> Tensor:
+    """The gradient in x from these roots on, zero where there are none; taken in what lies `beside`, too."""
+    if not roots[0]:
         return torch.zeros_like(x)
-    outputs, seeds = zip(*roots, strict=True)
-    return torch.autograd.grad(outputs, (x, *beside), seeds, materialize_grads=True)[0]
+    return torch.autograd.grad(roots[0], (x, *beside), roots[1], materialize_grads=True)[0]
 
 
 _COLUMNS = (

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from gatewise.network.rules import Fixed, GateRule, Network, PerGate, is_zero, leaky
 from gatewise.network.view import Trace
@@ -31,6 +32,8 @@ from gatewise.network.view import Trace
 Where = Tensor | slice
 """Entries of a flattened gate, or of all: int64, sorted, or the slice of all."""
 ALL = slice(None)
+Roots = tuple[list[GradientEdge], list[Tensor]]
+"""Where autograd starts, and with which gradients."""
 # Up to so many entries a dense step takes less time than the search: measured where both take the same.
 FEW = 2**14
 
@@ -45,7 +48,7 @@ class Compared(GateRule):
     on: PerGate
     everywhere: bool = False
     odds: dict[int, tuple[Where, Tensor]] = field(default_factory=dict)
-    _roots: dict[int, Tensor] = field(default_factory=dict)
+    _roots: dict[int, GradientEdge] = field(default_factory=dict)
     _weights: dict[int, Tensor] = field(default_factory=dict)
 
     def switch(self, index, z, slope):
@@ -54,46 +57,49 @@ class Compared(GateRule):
         if (on := self.on[index]) is None:
             return out
         held = z.detach()
-        where = ALL if self.everywhere else _differing(held, on)
-        self.odds[index] = where, held.flatten()[where]
-        if z.requires_grad:
-            self._roots[index] = (
-                z if isinstance(where, slice) else self._weighed_on_the_way(index, where, z, out, slope)
-            )
+        if self.everywhere:
+            self.odds[index] = ALL, held.flatten().clone()  # the module may write to z later
+            root = z
+        else:
+            where = _differing(held, on)
+            self.odds[index] = where, held.flatten()[where]
+            root = out
+            if z.requires_grad:
+                self._weigh_on_the_way(index, where, z, out, slope)
+        if root.requires_grad:
+            self._roots[index] = get_gradient_edge(root)
         return out
 
-    def _weighed_on_the_way(self, index: int, where: Tensor, z: Tensor, out: Tensor, slope: float | Tensor) -> Tensor:
-        """`out`, whose gradient takes the weights up when it passes the gate: dense ones for all gates at once would
+    def _weigh_on_the_way(self, index: int, where: Tensor, z: Tensor, out: Tensor, slope: float | Tensor) -> None:
+        """Have `out`'s gradient take the weights up when it has passed the gate: dense ones for all gates at once would
         need a layer's memory each.
         """
-        weights = self._weights  # not self: a graph must not hold its own output
+        weights = self._weights  # not self, whose edges lead here: such a circle is never given back
 
         def weighed(gradient: Tensor) -> Tensor:
             gradient = gradient.contiguous()
             gradient.view(-1).index_add_(0, where, weights[index])
             return gradient
 
-        if (
-            is_zero(slope) and out.grad_fn is not None
-        ):  # what a ReLU hands back is a tensor of its own, which may be written into
+        # What a ReLU hands back is a tensor of its own, which may be written into.
+        if is_zero(slope) and out.grad_fn is not None:
             out.grad_fn.register_hook(lambda to_z, _: (weighed(to_z[0]),))
         else:
             z.register_hook(lambda to_z: weighed(to_z.clone()))
-        return out
 
-    def roots(self, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Tensors and their gradients for autograd to start from, such that it arrives at the gradient of `<weights,
-        pre-activations>`; `weights` by gate, for the entries of `odds`. To be used once.
+    def roots(self, weights: Sequence[Tensor]) -> Roots:
+        """Those that lead to the gradient of `<weights, pre-activations>`; `weights` by gate, for the entries of
+        `odds`. To be used once.
         """
-        by_gate = dict(zip(self.odds, weights, strict=True))
-        self._weights.update(by_gate)
-        roots = list(self._roots.values())
-        if self.everywhere:
-            seeds = [by_gate[index].view_as(z) for index, z in self._roots.items()]
-        else:
-            seeds = [out.new_zeros(()).expand_as(out) for out in roots]
+        self._weights.update(zip(self.odds, weights, strict=True))
+        roots = dict(self._roots)
         self._roots.clear()
-        return roots, seeds
+        seeds = []
+        for index in roots:
+            on, weight = self.on[index], self._weights[index]
+            assert on is not None
+            seeds.append(weight.view(on.shape) if self.everywhere else weight.new_zeros(()).expand(on.shape))
+        return list(roots.values()), seeds
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The bare network: a run in pieces keeps its pre-activations, which are compared as a whole."""
@@ -125,6 +131,8 @@ class Settled(GateRule):
         if self.watched and (isinstance(soft, slice) or len(soft)):
             inside = z if is_zero(slope) else (1 - slope) * z
             heights, found = inside.detach().flatten()[soft], self.found
+            if isinstance(soft, slice):
+                heights = heights.clone()  # the module may write to z later
             if not out.requires_grad:
                 self.beside.append(out.requires_grad_())
 
@@ -142,9 +150,7 @@ class Settled(GateRule):
         """With `change` applied to the shares; it watches all entries, of which `derivative` takes the soft ones."""
         share = tuple(None if s is None else change(s) for s in self.share)
         everywhere = dict.fromkeys(self.soft, ALL)
-        piece = replace(
-            self, share=share, soft=everywhere, rest=self.rest.each(change), found={}, pieces=[]
-        )  # and one `beside`
+        piece = replace(self, share=share, soft=everywhere, rest=self.rest.each(change), found={}, pieces=[])
         self.pieces.append(piece)
         return piece
 
