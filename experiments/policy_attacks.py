@@ -7,13 +7,14 @@ counted alike, and stops as soon as the policy would take another one; "to the e
 
 Run by: OMP_NUM_THREADS=1 .venv-procgen/bin/python experiments/policy_attacks.py
     --out benchmarks/results/policy_attacks.json [--games fruitbot,coinrun] [--pictures docs/policy-attacks] [--quick]
-What the file has already is not run again. The last line printed is one JSON object; the exit code is 1 where an
-expected figure is missed.
+What the file has already of the same weights is not run again. The last line printed is one JSON object; the exit
+code is 1 where an expected figure is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -66,9 +67,16 @@ def environment_of(game: str) -> str:
     return f"procgen:{game}?levels={EPISODES}"
 
 
+def weights_of(game: str) -> Path:
+    return WEIGHTS / f"procgen_{game}.safetensors"
+
+
+def digest_of(game: str) -> str:
+    return hashlib.sha256(weights_of(game).read_bytes()).hexdigest()[:16]
+
+
 def policy_of(game: str) -> Policy:
-    weights = str(WEIGHTS / f"procgen_{game}.safetensors")
-    return read_policy("zoo:procgen-impala", make_environment(environment_of(game)), weights)
+    return read_policy("zoo:procgen-impala", make_environment(environment_of(game)), str(weights_of(game)))
 
 
 def attack_on(policy: Policy, radius: float, method: str) -> PolicyAttack:
@@ -161,7 +169,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two episodes of ten steps")
     asked = parser.parse_args()
     content: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out and asked.out.is_file() else {}
-    cells: dict[str, Any] = content.get(NAME, {})
+    digests = {game: digest_of(game) for game in GAMES}
+    known: dict[str, Any] = content.get(NAME, {})
+    cells = {key: cell for key, cell in known.items() if cell["weights"] == digests[key.partition("|")[0]]}
     episodes, steps = (2, 10) if asked.quick else (EPISODES, STEPS)
     games = asked.games.split(",")
     policies = {game: policy_of(game) for game in games}
@@ -171,7 +181,7 @@ def main() -> int:
         for key, make in wanted.items():
             bar.update(task, description=key)
             if key not in cells:
-                cells[key] = make()
+                cells[key] = make() | {"weights": digests[key.partition("|")[0]]}
                 told = {name: value for name, value in cells[key].items() if name not in ("returns", "lengths")}
                 print(key, json.dumps(told), file=sys.stderr, flush=True)
                 if asked.out is not None:

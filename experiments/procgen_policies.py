@@ -1,9 +1,9 @@
 """Policies for Procgen's FruitBot and CoinRun, trained by PPO on 50 easy levels, for `policy_attacks.py`.
 
-The network is `zoo:procgen-impala`; PPO is Stable-Baselines3's with the Procgen paper's settings, but minibatches of
-512 and 128 steps between updates. Training goes in stretches that end with a checkpoint, each with seeds of its own:
-a run that was killed goes on at its last. There the likeliest action is played once on each of the 50 levels, and the
-weights that earn most so far are kept: those are the policy.
+The network is `zoo:procgen-impala`; PPO is Stable-Baselines3's with the Procgen paper's settings, but in FruitBot
+minibatches of 512 and 128 steps between updates. Training goes in stretches that end with a checkpoint, each with
+seeds of its own: a run that was killed goes on at its last. There the likeliest action is played once on each of the
+50 levels, and the weights that earn most so far are kept: those are the policy.
 
 Run by: OMP_NUM_THREADS=1 .venv-procgen/bin/python experiments/procgen_policies.py --game coinrun [--steps 2000000]
     [--minutes 30] [--runs out/procgen] [--weights experiments/weights] [--quick]
@@ -49,7 +49,7 @@ PPO_SETTINGS: dict[str, Any] = {
     "ent_coef": 0.01,
     "clip_range": 0.2,
 }
-# CoinRun learns nothing lasting from updates that small; these are the Procgen paper's.
+# The Procgen paper's; with the smaller updates above CoinRun's likeliest action got stuck before walls.
 OF_GAME: dict[str, dict[str, Any]] = {"fruitbot": {}, "coinrun": {"n_steps": 256, "batch_size": 2048}}
 
 
