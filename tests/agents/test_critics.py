@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gatewise.agents.critics import ActionValue, Refinement, refine
+from gatewise.agents.published import PublishedCritic
 from gatewise.errors import InvalidInput, UnsupportedNetwork
 from gatewise.methods import ActivationDescent, ProjectedGradient
 
@@ -100,6 +101,16 @@ def test_a_method_that_runs_copies_of_rows_is_told_to_take_one_state_at_a_time()
     with pytest.raises(UnsupportedNetwork, match="one state at a time"):
         refine(Critic(), states, actions, asked)
     assert refine(Critic(), states[:1], actions[:1], asked).backwards_per_row == 4
+
+
+def test_where_the_first_network_counts_the_others_are_not_run():
+    networks = [nn.Sequential(nn.Linear(STATES + ENTRIES, 24), nn.ReLU(), nn.Linear(24, 1)) for _ in range(2)]
+    states, actions = states_and_actions()
+    both, alone = (
+        refine(PublishedCritic(n).eval(), states, actions, Refinement(budget=20)) for n in (networks, networks[:1])
+    )
+    assert torch.equal(both.x, alone.x)
+    assert torch.equal(both.diagnostics["agreement"][:-1], alone.diagnostics["agreement"][:-1])
 
 
 def test_dictionaries_of_observations():

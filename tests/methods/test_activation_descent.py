@@ -8,6 +8,7 @@ from gatewise.domains import Box, Intersection, LinfBall
 from gatewise.errors import InvalidInput
 from gatewise.methods import ActivationDescent, Start
 from gatewise.network import NetworkView, view
+from gatewise.network.relaxed import RelaxedGates
 from gatewise.objectives import CrossEntropy, Margin
 from gatewise.problem import Problem
 from gatewise.streams import RowStreams
@@ -19,6 +20,13 @@ SIZES, STEPS, LABEL = (4, 12, 12, 10, 3), 40, 1
 START = points(3, 4)
 OBJECTIVE = -CrossEntropy(torch.full((3,), LABEL))
 DOMAIN = Intersection(LinfBall(START, 0.4), Box(0.0, 1.0))
+
+
+@pytest.fixture(params=["as lists", "all at once"], autouse=True)
+def _free_gates(request, monkeypatch):
+    """Every test here with both ways to hold the free gates."""
+    few = 0 if request.param == "as lists" else 10**9
+    monkeypatch.setitem(RelaxedGates.__init__.__kwdefaults__, "few", few)
 
 
 def _out_gradient(y: Tensor) -> Tensor:
@@ -108,6 +116,36 @@ def test_partial_gating_gives_eta_to_the_chosen_gates_alone():
     assert_same(by_number, everything)
     assert_same(minus_one, last)
     assert not torch.allclose(last[-1], everything[-1])
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.2])
+def test_without_its_pull_on_the_input_the_penalty_changes_nothing_before_the_gates_have_moved(leak):
+    """M2 with partial gating, whose runs share what lies before the gate."""
+    module = network(*SIZES, slope=leak)
+    walks = [
+        trajectory(
+            _with(SETTINGS["gentle"], gates="last", penalty_moves_input=moves),
+            module,
+            DOMAIN,
+            OBJECTIVE,
+            START,
+            2 * STEPS,
+        )
+        for moves in (True, False)
+    ]
+    assert_same(*(walk[:2] for walk in walks))
+    assert not torch.allclose(walks[0][-1], walks[1][-1])
+
+
+def test_a_network_in_single_precision_under_another_default(monkeypatch):
+    module, start = network(*SIZES).float(), START.float()
+    objective = -CrossEntropy(torch.full((3,), LABEL))
+    domain = Intersection(LinfBall(start, 0.4), Box(0.0, 1.0))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trajectory(SETTINGS["gentle"], module, domain, objective, start, 8)[-1].dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_network_that_takes_one_batch_size_walks_the_same_way():

@@ -143,7 +143,7 @@ def test_running_norms_start_from_several_samples_and_are_refreshed_every_few_ca
     samples = [squared_norms(lens, base, rule, streams.normal(base.input)) for _ in range(6)]
     first = [torch.stack(by_gate).mean(0) for by_gate in zip(*samples[:5], strict=True)]
     before = lens.meter.forwards
-    assert running.at(torch.tensor([0, 5])).tolist() == [1, 1]
+    assert running.at(torch.tensor([0, 5])) == 1
     calls = []
     for _ in range(4):
         running.look(base, lambda: rule)

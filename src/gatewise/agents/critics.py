@@ -44,8 +44,8 @@ class ActionValue(nn.Module):
         self._features = None
         if _judges_features(critic):
             with torch.no_grad(), NetworkView(self).borrowed():
-                extractor = cast(Any, critic)
-                self._features = extractor.extract_features(observations, extractor.features_extractor)
+                judging = cast(Any, critic)
+                self._features = judging.extract_features(observations, judging.features_extractor)
 
     def forward(self, actions: Tensor) -> Tensor:
         """The values (batch, 1) of actions (batch, entries).
@@ -53,14 +53,7 @@ class ActionValue(nn.Module):
         Raises:
             UnsupportedNetwork: another number of actions than of states: a method that runs copies of rows.
         """
-        critic = cast(Any, self.critic)
-        if self._features is None:
-            values = critic(self._of(self.observations, len(actions)), actions)
-            values = (values,) if isinstance(values, Tensor) else tuple(values)
-        else:
-            judged = torch.cat([cast(Tensor, self._of(self._features, len(actions))), actions], 1)
-            judges = critic.q_networks[:1] if self.twins == "first" else critic.q_networks
-            values = tuple(judge(judged) for judge in judges)
+        values = self._values(actions)
         if self.twins == "first":
             return values[0]
         if self.twins == "mean":
@@ -69,6 +62,16 @@ class ActionValue(nn.Module):
         for value in values[1:]:
             least = torch.minimum(least, value)
         return least
+
+    def _values(self, actions: Tensor) -> tuple[Tensor, ...]:
+        """One for each network that counts: where that is the first, the others are not even run."""
+        critic, rows, first = cast(Any, self.critic), len(actions), self.twins == "first"
+        if self._features is not None:
+            seen = torch.cat([cast(Tensor, self._of(self._features, rows)), actions], 1)
+            return tuple(judge(seen) for judge in critic.q_networks[: 1 if first else None])
+        judge = critic.q1_forward if first and hasattr(critic, "q1_forward") else critic
+        values: Tensor | tuple[Tensor, ...] = judge(self._of(self.observations, rows), actions)
+        return (values,) if isinstance(values, Tensor) else values
 
     def _of(self, states: Observations, rows: int) -> Observations:
         """What is known of the states, for so many rows of actions."""

@@ -116,7 +116,7 @@ class ActivationDescent(Method):
             weight, apart = beta.index_select(0, free.row), gates.by_row(free, charge)
             penalty: Roots = ([], [])
             if self.penalty_moves_input:
-                penalty = compared.roots(gates.by_gate(compared, weight * by_height))
+                penalty = compared.roots(weight * by_height)
             if not gates.are_few and gates.chosen[0] == 0:
                 # The runs are large and share nothing: the first one's graph goes before the second is built.
                 early, penalty = _gradient(x, penalty), ([], [])
@@ -133,7 +133,7 @@ class ActivationDescent(Method):
             gate_gradient = gates.gradient(free, weight * by_eta, rule)
             if self._estimates_norms:
                 running.look(surrogate, lambda run=surrogate: gates.held(run), gates.chosen)
-            del compared, true, surrogate, late, penalty
+            del compared, true, value, surrogate, late, penalty, rule
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             direction, norm = gates.directions(free, gate_gradient)
@@ -153,13 +153,13 @@ class ActivationDescent(Method):
         return self.normalise_distances and not self.exact_norms
 
     def _norms(self, running: RunningNorms, gates: RelaxedGates, x: Tensor, free: FreeGates) -> Tensor | None:
-        """||P|| under the gates eta, for the neurons at odds; None for M3."""
+        """||P|| under the gates eta, for the neurons that can be charged; None for M3."""
         if self._estimates_norms:
             return running.at(free.charged)
         if not self.normalise_distances:
             return None
         with torch.no_grad():
-            base = running.view.trace(x, gates.surrogate())
+            base = running.view.trace(x, gates.surrogate(watched=False))
             exact = exact_norms(running.view, base, gates.held(base))
         return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[free.charged])
 

@@ -123,11 +123,10 @@ class RunningNorms:
 
     def at(self, position: Tensor | slice) -> Tensor:
         """The same for some neurons alone, (n,): `position` (n,) int64 counts through the gates, each flattened, or a
-        slice takes all. All 1 before the first look (a slice: one for all).
+        slice. Before the first look a single 1 for all.
         """
         if not self._by_gate:
-            like = () if isinstance(position, slice) else position.shape
-            return torch.ones(like, dtype=torch.get_default_dtype())
+            return torch.ones(())
         if not isinstance(position, slice):
             return reachable(self._squares[position].sqrt())
         if self._every is None:

@@ -34,7 +34,7 @@ Where = Tensor | slice
 ALL = slice(None)
 Roots = tuple[list[GradientEdge], list[Tensor]]
 """Where autograd starts, and with which gradients."""
-# Up to so many entries a dense step takes less time than the search: measured where both take the same.
+# Up to so many entries a dense step takes no longer than the search; the two cross a little above (docs/cost.md).
 FEW = 2**14
 
 
@@ -65,12 +65,12 @@ class Compared(GateRule):
             self.odds[index] = where, held.flatten()[where]
             root = out
             if z.requires_grad:
-                self._weigh_on_the_way(index, where, z, out, slope)
+                self._weigh_on_the_way(index, where, out)
         if root.requires_grad:
             self._roots[index] = get_gradient_edge(root)
         return out
 
-    def _weigh_on_the_way(self, index: int, where: Tensor, z: Tensor, out: Tensor, slope: float | Tensor) -> None:
+    def _weigh_on_the_way(self, index: int, where: Tensor, out: Tensor) -> None:
         """Have `out`'s gradient take the weights up when it has passed the gate: dense ones for all gates at once would
         need a layer's memory each.
         """
@@ -81,17 +81,16 @@ class Compared(GateRule):
             gradient.view(-1).index_add_(0, where, weights[index])
             return gradient
 
-        # What a ReLU hands back is a tensor of its own, which may be written into.
-        if is_zero(slope) and out.grad_fn is not None:
-            out.grad_fn.register_hook(lambda to_z, _: (weighed(to_z[0]),))
-        else:
-            z.register_hook(lambda to_z: weighed(to_z.clone()))
+        assert out.grad_fn is not None
+        # What a gate hands back is a tensor of its own, which may be written into.
+        out.grad_fn.register_hook(lambda to_z, _: (weighed(to_z[0]), *to_z[1:]))
 
-    def roots(self, weights: Sequence[Tensor]) -> Roots:
+    def roots(self, weights: Tensor) -> Roots:
         """Those that lead to the gradient of `<weights, pre-activations>`; `weights` by gate, for the entries of
         `odds`. To be used once.
         """
-        self._weights.update(zip(self.odds, weights, strict=True))
+        parts = weights.split([len(heights) for _, heights in self.odds.values()])
+        self._weights.update(zip(self.odds, parts, strict=True))
         roots = dict(self._roots)
         self._roots.clear()
         seeds = []
@@ -111,7 +110,7 @@ class Settled(GateRule):
     """`s z`: the surrogate with its share s written down by gate.
 
     Where it is `watched`, `derivative` tells the derivative in s at the entries `soft` after the gradient was taken, in
-    the input and in `beside`, the outputs of gates that do not depend on the input.
+    the input and in `beside`, the shares of gates that do not depend on the input.
     """
 
     share: PerGate
@@ -129,12 +128,13 @@ class Settled(GateRule):
         out = leaky(share * z, z, slope)
         soft = self.soft[index]
         if self.watched and (isinstance(soft, slice) or len(soft)):
-            inside = z if is_zero(slope) else (1 - slope) * z
-            heights, found = inside.detach().flatten()[soft], self.found
+            inside = z.detach() if is_zero(slope) else (1 - slope) * z.detach()
+            heights, found = inside.flatten()[soft], self.found
             if isinstance(soft, slice):
                 heights = heights.clone()  # the module may write to z later
             if not out.requires_grad:
-                self.beside.append(out.requires_grad_())
+                self.beside.append(share.detach().requires_grad_())
+                out = leaky(self.beside[-1] * z, z, slope)
 
             def watch(gradient: Tensor) -> None:
                 found[index] = gradient.flatten()[soft] * heights
@@ -165,10 +165,12 @@ class Settled(GateRule):
 
 @dataclass(frozen=True, eq=False)
 class FreeGates:
-    """The entries of eta that can move at a step: those at odds with the true pattern, then the other soft ones.
+    """The entries of eta that can move at a step: those at odds with the true pattern, then the other soft ones; or,
+    where they are few, all, in the order of the gates.
 
     `position` (n,) and `block` (n,) int64; `eta` (n,); `heights` (k,) and `row` (k,) int64: the true pre-activations of
     the first k, which alone can be charged, and whose they are; `soft` (m,): where in this list the soft ones stand.
+    Where all are listed, `position` and `soft` are ALL.
     """
 
     position: Where
@@ -299,17 +301,10 @@ class RelaxedGates:
         """What each row's neurons pay together: `charge` (k,) of the first k added, (batch,)."""
         return charge.new_zeros(self.rows).index_add_(0, free.row, charge)
 
-    def by_gate(self, compared: Compared, values: Tensor) -> list[Tensor]:
-        """`values` (k,) of the charged entries, cut by gate."""
-        return list(values.split([len(compared.odds[i][1]) for i in self.chosen]))
-
     def gradient(self, free: FreeGates, by_charge: Tensor, surrogate: Settled) -> Tensor:
         """The gradient in `free.eta` (n,): `by_charge` (k,) from the penalty and what was found in `surrogate`."""
         share = self._share[self._soft]
-        if surrogate.watched:
-            found = torch.cat([surrogate.derivative(i) for i in self.chosen])
-        else:
-            found = torch.zeros_like(share)
+        found = torch.cat([surrogate.derivative(i) for i in self.chosen])
         found = torch.ops.aten.sigmoid_backward(self.steepness * found, share)
         if isinstance(free.soft, slice):
             return by_charge + found
@@ -335,10 +330,7 @@ class RelaxedGates:
         """Add `length` times `direction` (n,) to the free entries of eta, and `length` times the noise of each of
         `kicks` (which chosen gate, which row, noise (`row_size`,)) to a whole block; all is kept in [0, 1].
         """
-        if isinstance(free.position, slice):
-            self._eta += length * direction
-        else:
-            self._eta[free.position] = free.eta + length * direction
+        self._eta[free.position] = free.eta + length * direction
         kicked = []
         for gate, row, noise in kicks:
             begin = self._begin[gate] + row * self.row_size(gate)
@@ -346,7 +338,7 @@ class RelaxedGates:
             self._eta[block] += length * noise
             kicked.append((gate * self.rows + row, block))
         if isinstance(free.position, slice):
-            self._settle_all()
+            self._settle(ALL)
             return
         rest, soft = free.position, []
         if kicked:
@@ -365,12 +357,6 @@ class RelaxedGates:
         share = self._sigmoid(eta)
         self._eta[where], self._share[where], self._on[where] = eta, share, eta > 0.5
         return self._is_soft(share)
-
-    def _settle_all(self) -> None:
-        """The same everywhere and in place."""
-        self._eta.clamp_(0, 1)
-        torch.sub(self._eta, 0.5, out=self._share).mul_(self.steepness).sigmoid_()
-        torch.gt(self._eta, 0.5, out=self._on)
 
     def _sigmoid(self, eta: Tensor) -> Tensor:
         return (eta - 0.5).mul_(self.steepness).sigmoid_()
