@@ -146,7 +146,7 @@ def draw(game: str, folder: Path, level: int, steps: int) -> None:
     scenes = [pictured(game, policy, method, level, steps) for method in (None, "pgd", "adr-gd", "gate-annealing")]
     draw_strip(folder / f"{game}.png", scenes)
     every = max(1, max(len(scene.frames) for scene in scenes) // 20)
-    write_gif(folder / f"{game}.gif", scenes, height=160, every=every, seconds_per_frame=0.3)
+    write_gif(folder / f"{game}.gif", scenes, height=128, every=every, seconds_per_frame=0.3)
 
 
 def figures(cells: dict[str, Any]) -> dict[str, float]:
@@ -190,8 +190,9 @@ def main() -> int:
                     os.replace(scratch, asked.out)
             bar.advance(task)
     for game in games if asked.pictures is not None else ():
-        earned = cells[f"{game}|none"]["returns"]
-        draw(game, asked.pictures, earned.index(max(earned)), steps)  # the level that the policy plays best
+        clean, attacked_by_pgd = (cells[f"{game}|{key}"]["returns"] for key in ("none", f"{SHOWN}|pgd"))
+        lost = [a - b for a, b in zip(clean, attacked_by_pgd, strict=True)]
+        draw(game, asked.pictures, lost.index(max(lost)), steps)  # the level where pgd takes most
     Console(stderr=True, width=120).print(shown(cells), highlight=False)
     measured = figures(cells)
     print(json.dumps(measured))
