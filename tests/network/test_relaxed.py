@@ -75,8 +75,7 @@ def _positions(gates: RelaxedGates, free) -> Tensor:
 
 
 def _in_x(gates: RelaxedGates, compared, by_height: Tensor, x: Tensor) -> Tensor:
-    roots, seeds = compared.roots(by_height)
-    return torch.autograd.grad(roots, x, seeds)[0]
+    return compared.roots(by_height).gradient(x)
 
 
 def _gathered(free, dense: list[Tensor]) -> Tensor:

@@ -18,13 +18,11 @@ carry no eta. (9) A gradient in eta below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
 
 from gatewise.geometry import unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
@@ -114,26 +112,17 @@ class ActivationDescent(Method):
 
             charge, by_height, by_eta = free.charge(self._norms(running, gates, x, free))
             weight, apart = beta.index_select(0, free.row), gates.by_row(free, charge)
-            penalty: Roots = ([], [])
-            if self.penalty_moves_input:
-                penalty = compared.roots(weight * by_height)
-            if not gates.are_few and gates.chosen[0] == 0:
-                # The runs are large and share nothing: the first one's graph goes before the second is built.
-                early, penalty = _gradient(x, penalty), ([], [])
-            else:
-                early = 0.0
+            roots = compared.roots(weight * by_height) if self.penalty_moves_input else Roots()
+            gradient = roots.gradient(x) if gates.one_graph_at_a_time else torch.zeros_like(x)
             with torch.enable_grad():
                 rule = gates.surrogate(watched=self.objective_moves_gates)
                 surrogate = network.trace(x, rule, keep=look, after=true)
-                late = problem.measure(x, surrogate.output)
-            if late.requires_grad:
-                penalty[0].append(get_gradient_edge(late))
-                penalty[1].append(torch.ones_like(late))
-            gradient = early + _gradient(x, penalty, rule.beside)
+                roots.add(problem.measure(x, surrogate.output))
+            gradient = gradient + roots.gradient(x, rule.beside)
             gate_gradient = gates.gradient(free, weight * by_eta, rule)
             if self._estimates_norms:
                 running.look(surrogate, lambda run=surrogate: gates.held(run), gates.chosen)
-            del compared, true, value, surrogate, late, penalty, rule
+            del compared, true, value, surrogate, rule
 
             x = problem.domain.project(x.detach() - self.step_size * unit_rows(gradient))
             direction, norm = gates.directions(free, gate_gradient)
@@ -162,13 +151,6 @@ class ActivationDescent(Method):
             base = running.view.trace(x, gates.surrogate(watched=False))
             exact = exact_norms(running.view, base, gates.held(base))
         return reachable(torch.cat([exact[i].flatten() for i in gates.chosen])[free.charged])
-
-
-def _gradient(x: Tensor, roots: Roots, beside: Sequence[Tensor] = ()) -> Tensor:
-    """The gradient in x from these roots on, zero where there are none; taken in what lies `beside`, too."""
-    if not roots[0]:
-        return torch.zeros_like(x)
-    return torch.autograd.grad(roots[0], (x, *beside), roots[1], materialize_grads=True)[0]
 
 
 _COLUMNS = (

@@ -32,10 +32,31 @@ from gatewise.network.view import Trace
 Where = Tensor | slice
 """Entries of a flattened gate, or of all: int64, sorted, or the slice of all."""
 ALL = slice(None)
-Roots = tuple[list[GradientEdge], list[Tensor]]
-"""Where autograd starts, and with which gradients."""
 # Up to so many entries a dense step takes no longer than the search; the two cross a little above (docs/cost.md).
 FEW = 2**14
+
+
+@dataclass(frozen=True, eq=False)
+class Roots:
+    """Where autograd is to start, and with which gradients."""
+
+    edges: list[GradientEdge] = field(default_factory=list)
+    seeds: list[Tensor] = field(default_factory=list)
+
+    def add(self, values: Tensor) -> None:
+        """The sum of `values`, too, where it depends on anything."""
+        if values.requires_grad:
+            self.edges.append(get_gradient_edge(values))
+            self.seeds.append(torch.ones_like(values))
+
+    def gradient(self, x: Tensor, beside: Sequence[Tensor] = ()) -> Tensor:
+        """The gradient in x, zero where there are no roots; taken in what lies `beside`, too. The roots are forgotten."""
+        edges, seeds = [*self.edges], [*self.seeds]
+        self.edges.clear()
+        self.seeds.clear()
+        if not edges:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(edges, (x, *beside), seeds, materialize_grads=True)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +119,7 @@ class Compared(GateRule):
             on, weight = self.on[index], self._weights[index]
             assert on is not None
             seeds.append(weight.view(on.shape) if self.everywhere else weight.new_zeros(()).expand(on.shape))
-        return list(roots.values()), seeds
+        return Roots([*roots.values()], seeds)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The bare network: a run in pieces keeps its pre-activations, which are compared as a whole."""
@@ -239,6 +260,11 @@ class RelaxedGates:
     def eta(self) -> tuple[Tensor, ...]:
         """By chosen gate, each (batch, …); do not write to them."""
         return tuple(self._eta_by_gate)
+
+    @property
+    def one_graph_at_a_time(self) -> bool:
+        """Whether the true run's graph had better go before the surrogate's is built: large ones that share nothing."""
+        return not self.are_few and self.chosen[0] == 0
 
     def row_size(self, gate: int) -> int:
         """How many entries a row of a chosen gate has."""
