@@ -28,7 +28,8 @@ from gatewise.geometry import unit_rows
 from gatewise.methods.base import Method, Start, Steps, require_positive
 from gatewise.network.consistency import choose_switches
 from gatewise.network.hyperplanes import RunningNorms, exact_norms, reachable
-from gatewise.network.relaxed import FreeGates, RelaxedGates, Roots
+from gatewise.network.paired_runs import Roots
+from gatewise.network.relaxed import FreeGates, RelaxedGates
 from gatewise.problem import Iterate, Problem
 
 
