@@ -152,3 +152,23 @@ def test_actions_that_are_not_scaled_are_refused():
     states, actions = states_and_actions()
     with pytest.raises(InvalidInput, match="scaled to"):
         refine(Critic(), states, 3 * actions)
+
+
+def test_what_a_critic_sees_of_the_states_is_extracted_once():
+    """Stable-Baselines3's own critics, in training mode with dropout before the networks."""
+    policies = pytest.importorskip("stable_baselines3.common.policies")
+    layers = pytest.importorskip("stable_baselines3.common.torch_layers")
+    spaces = pytest.importorskip("gymnasium").spaces
+    seen, allowed = spaces.Box(-9, 9, (STATES,)), spaces.Box(-1, 1, (ENTRIES,))
+    torch.manual_seed(0)
+    extractor = layers.FlattenExtractor(seen)
+    extractor.flatten = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(STATES, 4), nn.ReLU())
+    critic = policies.ContinuousCritic(seen, allowed, [24], extractor, 4).train()
+    states, actions = states_and_actions()
+    runs: list[int] = []
+    extractor.register_forward_hook(lambda *_: runs.append(1))
+    result = refine(critic, states, actions, Refinement(method="pgd", twins="min", budget=10))
+    assert len(runs) == 1
+    assert all(part.training for part in critic.modules())
+    critic.eval()
+    torch.testing.assert_close(result.value, torch.minimum(*critic(states, result.x))[:, 0].detach())
