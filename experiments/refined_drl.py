@@ -32,7 +32,7 @@ NAME = "refined_drl"
 # one episode of each.
 PENDULUM = {"steps": 10_000, "seeds": 5, "warm_up": 1_000, "stretch": 2_000, "episodes": 10, "environments": 10}
 MUJOCO = {"steps": 100_000, "seeds": 2, "warm_up": 10_000, "stretch": 20_000, "episodes": 5, "environments": 20}
-# What the rest of a processor's day allowed.
+# What the rest of a processor's day allowed; three seeds where a run is short.
 SHORT = MUJOCO | {"steps": 40_000, "seeds": 3, "warm_up": 5_000, "stretch": 10_000}
 CELLS: dict[str, dict[str, Any]] = {
     "td3 Pendulum-v1": PENDULUM,
