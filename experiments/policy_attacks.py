@@ -18,7 +18,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from gatewise.agents.environments import Actor, make_environment, play
 from gatewise.agents.policies import Policy, read_policy
 from gatewise.applications.policy_attack import PolicyAttack, attacked, scene, unattacked
 from gatewise.catalogue import method_named
+from gatewise.report.folder import replace_json
 from gatewise.report.learning_curves import mean_and_interval
 from gatewise.report.play import Scene, draw_strip, write_gif
 from gatewise.report.progress import progress_bar
@@ -185,9 +185,7 @@ def main() -> int:
                 told = {name: value for name, value in cells[key].items() if name not in ("returns", "lengths")}
                 print(key, json.dumps(told), file=sys.stderr, flush=True)
                 if asked.out is not None:
-                    scratch = asked.out.with_suffix(".part")
-                    scratch.write_text(json.dumps(content | {NAME: cells}, indent=1) + "\n")
-                    os.replace(scratch, asked.out)
+                    replace_json(asked.out, content | {NAME: cells})
             bar.advance(task)
     for game in games if asked.pictures is not None else ():
         clean, attacked_by_pgd = (cells[f"{game}|{key}"]["returns"] for key in ("none", f"{SHOWN}|pgd"))

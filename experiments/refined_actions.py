@@ -34,6 +34,7 @@ from torch import Tensor
 from gatewise.agents.critics import ActionValue, Refinement, Twins, refine
 from gatewise.agents.environments import play
 from gatewise.agents.published import PublishedActor, PublishedCritic, read_agent
+from gatewise.report.folder import replace_json
 from gatewise.report.learning_curves import mean_and_interval
 
 NAME = "refined_actions"
@@ -206,7 +207,7 @@ def main() -> int:
             cells[key] = make()
             print(key, json.dumps(cells[key])[:300], file=sys.stderr, flush=True)
             if asked.out is not None:
-                asked.out.write_text(json.dumps(content | {NAME: cells}, indent=1) + "\n")
+                replace_json(asked.out, content | {NAME: cells})
 
     states, radii = (10, (0.3,)) if asked.quick else (200, RADII)
     for name in ["pendulum"] if asked.quick else asked.agents.split(","):

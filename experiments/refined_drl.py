@@ -25,6 +25,7 @@ from expectations import check, verdict
 from rich.console import Console
 
 from gatewise.applications.action_refinement import Config, compare
+from gatewise.report.folder import replace_json
 from gatewise.report.learning_curves import curves_table, draw_curves
 
 NAME = "refined_drl"
@@ -97,9 +98,7 @@ def main() -> int:
     def save() -> None:
         if asked.out is not None:
             content = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
-            scratch = asked.out.with_suffix(".part")
-            scratch.write_text(json.dumps(content | {NAME: {"cells": cells}}, indent=1) + "\n")
-            os.replace(scratch, asked.out)
+            replace_json(asked.out, content | {NAME: {"cells": cells}})
 
     wanted = ["td3 Pendulum-v1"] if asked.quick else [cell.strip() for cell in asked.cells.split(";")]
     for cell in wanted:

@@ -69,6 +69,12 @@ class Game:
         )
 
 
+def spaces_of_a_game() -> tuple[Any, Any]:
+    """Of observations, screens (64, 64, 3) uint8, and of the 15 actions."""
+    spaces = gymnasium().spaces
+    return spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(15)
+
+
 def make_game(name: str, render_mode: str | None = None) -> Any:
     """A `gymnasium.Env` of the game that `name` means (`Game.named`).
 
@@ -83,8 +89,7 @@ def make_game(name: str, render_mode: str | None = None) -> Any:
 
     class OneGame(gym.Env):
         metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
-        observation_space = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-        action_space = gym.spaces.Discrete(15)
+        observation_space, action_space = spaces_of_a_game()
 
         def __init__(self):
             self.render_mode, self.simulator = render_mode, None

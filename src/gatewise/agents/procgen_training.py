@@ -14,8 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from gatewise.agents.extras import gymnasium
-from gatewise.agents.procgen import Game
+from gatewise.agents.procgen import Game, spaces_of_a_game
 from gatewise.errors import InvalidInput
 from gatewise.zoo import ProcgenImpala
 
@@ -27,9 +26,8 @@ class ManyGames(VecEnv):
     """
 
     def __init__(self, game: Game, number: int, seed: int):
-        spaces = gymnasium().spaces
         self.simulator = game.simulator(number, seed)
-        super().__init__(number, spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(15))
+        super().__init__(number, *spaces_of_a_game())
 
     def reset(self) -> np.ndarray:
         """The screens (number, 64, 64, 3) as they stand; a simulator cannot be sent back to its beginning."""

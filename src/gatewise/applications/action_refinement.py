@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from gatewise.agents.refined import ActionRefinement, refined
 from gatewise.agents.training import Evaluations, Training, train
 from gatewise.errors import InvalidInput
 from gatewise.flags import check_positive, flag, fraction, required
-from gatewise.report.folder import require_writable
+from gatewise.report.folder import replace_json, require_writable
 from gatewise.report.gallery import require_matplotlib
 from gatewise.report.learning_curves import curve, curves_table, draw_curves
 from gatewise.report.progress import progress_bar
@@ -165,7 +164,7 @@ def _claim(folder: Path, config: Config) -> None:
             )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(written, settings)
+        replace_json(written, settings)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def _summarise(config: Config, runs: dict[str, dict[str, Evaluations]], folder: 
         "torch": torch.__version__,
         "stable_baselines3": stable_baselines().__version__,
     }
-    _replace(folder / "summary.json", summary)
+    replace_json(folder / "summary.json", summary)
     return summary
 
 
@@ -194,10 +193,3 @@ def _seconds(by_seed: dict[str, Evaluations]) -> float | None:
     farthest = max((one[-1]["step"] for one in by_seed.values()), default=0)
     spent = [one[-1]["seconds"] for one in by_seed.values() if one[-1]["step"] == farthest]
     return sum(spent) / len(spent) if spent else None
-
-
-def _replace(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is never seen half."""
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(scratch, path)

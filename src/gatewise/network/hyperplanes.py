@@ -83,8 +83,7 @@ class RunningNorms:
         self._calls = 0
         self._squares = torch.empty(0)
         self._by_gate: list[Tensor] = []
-        self._norms: tuple[Tensor, ...] | None = None
-        self._every: Tensor | None = None
+        self._norms: Tensor | None = None
 
     @property
     def is_due(self) -> bool:
@@ -112,14 +111,13 @@ class RunningNorms:
                 noise = self.streams.normal(base.input)
                 for mean, square in zip(self._by_gate, _squares(self.view, base, rule, noise, gates), strict=True):
                     mean.lerp_(square, share)
-            self._norms = self._every = None
+            self._norms = None
         self._calls += 1
 
     def norms(self) -> tuple[Tensor, ...]:
         """By gate and last for the output, each (batch, …), with `reachable` applied."""
-        if self._norms is None:
-            self._norms = tuple(reachable(square.sqrt()) for square in self._by_gate)
-        return self._norms
+        parts = self._all().split([square.numel() for square in self._by_gate])
+        return tuple(part.view_as(square) for part, square in zip(parts, self._by_gate, strict=True))
 
     def at(self, position: Tensor | slice) -> Tensor:
         """The same for some neurons alone, (n,): `position` (n,) int64 counts through the gates, each flattened, or a
@@ -129,9 +127,13 @@ class RunningNorms:
             return torch.ones(())
         if not isinstance(position, slice):
             return reachable(self._squares[position].sqrt())
-        if self._every is None:
-            self._every = reachable(self._squares.sqrt())
-        return self._every[position]
+        return self._all()[position]
+
+    def _all(self) -> Tensor:
+        """All norms, taken once between two samples."""
+        if self._norms is None:
+            self._norms = reachable(self._squares.sqrt())
+        return self._norms
 
 
 def _repeat(times: int) -> Callable[[Tensor], Tensor]:

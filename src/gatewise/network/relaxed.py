@@ -212,8 +212,8 @@ class RelaxedGates:
         rest, soft = free.position, []
         if kicked:
             rest = rest[~torch.isin(free.block, free.block.new_tensor([block for block, _ in kicked]))]
-            soft = [block.start + self._settle(block).nonzero().squeeze(1) for _, block in kicked]
-        self._soft = torch.cat([rest[self._settle(rest)], *soft]).sort().values
+            soft = [block.start + self._is_soft(self._settle(block)).nonzero().squeeze(1) for _, block in kicked]
+        self._soft = torch.cat([rest[self._is_soft(self._settle(rest))], *soft]).sort().values
 
     def _blocks_of(self, position: Tensor) -> Tensor:
         """The block of each of some sorted positions."""
@@ -221,11 +221,11 @@ class RelaxedGates:
         return self._blocks.repeat_interleave(counts, output_size=len(position))
 
     def _settle(self, where: Where) -> Tensor:
-        """Bring eta into [0, 1] there, and what follows from it up to date; which are soft."""
+        """Bring eta into [0, 1] there, and what follows from it up to date; the shares."""
         eta = self._eta[where].clamp(0, 1)
         share = self._sigmoid(eta)
         self._eta[where], self._share[where], self._on[where] = eta, share, eta > 0.5
-        return self._is_soft(share)
+        return share
 
     def _sigmoid(self, eta: Tensor) -> Tensor:
         return (eta - 0.5).mul_(self.steepness).sigmoid_()

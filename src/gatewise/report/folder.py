@@ -1,12 +1,14 @@
-"""Output folders: all files of a run, or none."""
+"""Output folders and files: all of a run, or nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gatewise.errors import InvalidInput
 
@@ -34,6 +36,13 @@ def all_or_nothing(folder: str | Path) -> Iterator[Path]:
         for place in missing:
             with contextlib.suppress(OSError):  # it is not empty: all went well
                 place.rmdir()
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is never seen half."""
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(scratch, path)
 
 
 def require_writable(folder: str | Path) -> None:
